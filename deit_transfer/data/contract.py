@@ -1,0 +1,254 @@
+"""Own what a dataset is: its facts, its splits of images, and the adapter that brings it in.
+
+Nothing here decodes, downloads or shuffles. Everything can be pickled, and is held in a few
+contiguous arrays, so that forked loader workers share it instead of copying it page by page
+(a list of a million strings is copied as soon as its reference counts are touched).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Access = Literal["embedded", "download", "by hand"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """State the facts of one dataset, before any of it is read.
+
+    `num_classes` is None and `counts` is empty where only the files can tell (any folder).
+    `apply_exif` says whether pictures are turned upright when decoded: yes for people's own
+    photos, no for the benchmarks, whose published figures were measured without it.
+    """
+
+    name: str
+    title: str
+    num_classes: int | None
+    counts: dict[Split, int]
+    licence: str
+    source: str
+    headline: str = "top1"
+    apply_exif: bool = False
+    access: Access = "by hand"
+    download_mb: int | None = None
+
+
+class Strings(Sequence[str]):
+    """Hold many strings as one block of UTF-8 bytes, shared by forked processes."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+        lengths = np.fromiter((len(part) for part in encoded), np.int64, count=len(encoded))
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
+        self._block = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Strings": ...
+
+    def __getitem__(self, index: int | slice) -> "str | Strings":
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        part = self._block[self._starts[index] : self._ends[index]]
+        return part.decode("utf-8", "surrogateescape")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def take(self, indices: NDArray[np.int64]) -> "Strings":
+        """Return the strings at `indices`, sharing this block."""
+        taken = object.__new__(Strings)
+        taken._block = self._block
+        taken._starts, taken._ends = self._starts[indices], self._ends[indices]
+        return taken
+
+
+class ImageSource(Protocol):
+    """Hand out the raw images of a split by position."""
+
+    def read(self, position: int) -> bytes | NDArray[np.uint8]:
+        """Return an encoded file's bytes, or pixels (H, W, 3)."""
+
+    def where(self, position: int) -> str:
+        """Name the place an image is read from, for messages."""
+
+    def size(self, position: int) -> int:
+        """Return how many bytes `read` would deliver, without reading them."""
+
+
+class ImageSet:
+    """Hold one split: labels, stable ids and where to read each image.
+
+    Args:
+        labels: (N,) int64 in 0..K-1.
+        ids: N strings that name the images; unique, and the same on every machine.
+        source: Where images are read; shared, never copied, by `subset`.
+        positions: (N,) place of each image in `source`; in order when None.
+        apply_exif: Whether a decoded image is turned upright.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: NDArray[np.int64],
+        ids: Sequence[str],
+        source: ImageSource,
+        positions: NDArray[np.int64] | None = None,
+        apply_exif: bool = False,
+    ) -> None:
+        if len(labels) != len(ids):
+            raise ValueError(f"{len(labels)} labels for {len(ids)} ids")
+        self.labels: NDArray[np.int64] = np.asarray(labels, np.int64)
+        self.ids: Strings = ids if isinstance(ids, Strings) else Strings(ids)
+        self.source = source
+        self.positions = np.arange(len(labels)) if positions is None else positions
+        self.apply_exif = apply_exif
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        ids: Sequence[str] | None = None,
+        name: str = "image",
+    ) -> "ImageSet":
+        """Hold images (N, H, W, 3) that are already pixels in memory."""
+        names = [f"{name}-{i:05d}" for i in range(len(labels))] if ids is None else ids
+        return cls(labels=labels, ids=names, source=Pixels(images, name))
+
+    @classmethod
+    def from_files(
+        cls,
+        folder: Path,
+        paths: Sequence[str],
+        labels: NDArray[np.int64],
+        *,
+        ids: Sequence[str] | None = None,
+        apply_exif: bool = False,
+    ) -> "ImageSet":
+        """Hold image files by their paths, with forward slashes, below `folder`."""
+        packed = Strings(paths)
+        names = packed if ids is None else ids
+        return cls(labels=labels, ids=names, source=Files(folder, packed), apply_exif=apply_exif)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Return image `index` as the source has it: encoded bytes or pixels (H, W, 3)."""
+        return self.source.read(int(self.positions[index]))
+
+    def where(self, index: int) -> str:
+        """Name the file or record of image `index`, for messages."""
+        return self.source.where(int(self.positions[index]))
+
+    def size(self, index: int) -> int:
+        """Return how many bytes `read` would deliver."""
+        return self.source.size(int(self.positions[index]))
+
+    def subset(self, indices: NDArray[np.int64] | Sequence[int]) -> "ImageSet":
+        """Return the images at `indices`, in that order; pixels and files stay shared."""
+        chosen = np.asarray(indices, np.int64)
+        return self._with(self.labels[chosen], chosen)
+
+    def relabel(self, labels: NDArray[np.int64]) -> "ImageSet":
+        """Return the same images under other labels (N,)."""
+        return self._with(labels, np.arange(len(self)))
+
+    def _with(self, labels: NDArray[np.int64], chosen: NDArray[np.int64]) -> "ImageSet":
+        return ImageSet(
+            labels=labels,
+            ids=self.ids.take(chosen),
+            source=self.source,
+            positions=self.positions[chosen],
+            apply_exif=self.apply_exif,
+        )
+
+
+class Pixels:
+    """Serve images that lie decoded in one array (N, H, W, 3)."""
+
+    def __init__(self, images: NDArray[np.uint8], name: str) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(
+                f"images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}"
+            )
+        self.images = images
+        self.name = name
+
+    def read(self, position: int) -> NDArray[np.uint8]:
+        return self.images[position]  # (H, W, 3)
+
+    def where(self, position: int) -> str:
+        return f"{self.name} {position}"
+
+    def size(self, position: int) -> int:
+        return int(self.images[position].nbytes)
+
+
+class Files:
+    """Serve image files by their paths below one folder."""
+
+    def __init__(self, folder: Path, paths: Strings) -> None:
+        self.folder = folder
+        self.paths = paths
+
+    def read(self, position: int) -> bytes:
+        return (self.folder / self.paths[position]).read_bytes()
+
+    def where(self, position: int) -> str:
+        return str(self.folder / self.paths[position])
+
+    def size(self, position: int) -> int:
+        return (self.folder / self.paths[position]).stat().st_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Hold a loaded dataset: its class names in label order and its splits.
+
+    `layout` says in a few words what was found on disk; `notes` what the user should know
+    about how it was read (skipped files, carved splits, checksums that differ).
+    """
+
+    info: DatasetInfo
+    class_names: tuple[str, ...]
+    splits: dict[Split, ImageSet]
+    root: Path | None = None
+    layout: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+class DatasetAdapter(Protocol):
+    """Bring one dataset in from disk; one file of `adapters/` holds one family."""
+
+    @property
+    def info(self) -> DatasetInfo: ...
+
+    def find(self, data_dir: Path) -> Path | None:
+        """Return the folder below (or at) `data_dir` that holds the dataset, if it is there."""
+
+    def load(self, root: Path | None) -> Dataset:
+        """Read the dataset; raises DataError when it is incomplete or contradicts itself."""
+
+    def download(self, data_dir: Path) -> Path:
+        """Fetch the dataset below `data_dir`; raises DataError that says how to get it by hand."""
