@@ -1,0 +1,227 @@
+"""Own what a run is, as data: every setting, its range and one sentence on it. Import no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Mode = Literal["finetune", "scratch", "pretrain", "teacher"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Refuse unknown keys and later changes in every part of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(Section):
+    """Say which images are trained on, selected on and scored."""
+
+    dataset: str = Field(default="", description="Catalogue name, or folder of class folders.")
+    data_dir: str | None = Field(default=None, description="Folder that holds the dataset.")
+    classes: tuple[str, ...] = Field(default=(), description="Keep only these classes.")
+    train_limit: int | None = Field(
+        default=None, ge=2, description="Labelled images used in all, training and validation."
+    )
+    fraction: float | None = Field(
+        default=None, gt=0, le=1, description="Share of the labelled images used, per class."
+    )
+    val_fraction: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of train carved off for validation."
+    )
+    val_limit: int = Field(
+        default=5000, ge=1, description="Most images ever carved off for validation."
+    )
+    select: Literal["val", "test", "last"] = Field(
+        default="val", description="Which split picks the epoch; `test` is the paper's protocol."
+    )
+    headline: Literal["top1", "mean_per_class"] = Field(
+        default="top1", description="The figure that the literature reports for this dataset."
+    )
+    split_seed: int = Field(default=0, ge=0, description="Seed of the carved splits and subsets.")
+    decode_cache_mb: int = Field(
+        default=2048, ge=0, description="Keep decoded images in memory when they fit in this."
+    )
+    allow_bad: bool = Field(
+        default=False, description="Score an unreadable test image as wrong instead of stopping."
+    )
+
+
+class Model(Section):
+    """Say which network is trained and from what it starts."""
+
+    name: str = Field(default="deit_small_patch16_224", description="DeiT variant or timm name.")
+    start: str = Field(
+        default="none", description="imagenet, a run, a weights file, a timm name, or none."
+    )
+    resolution: int | None = Field(
+        default=None, ge=8, le=2048, description="Side of the square input in pixels."
+    )
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="Stochastic depth, last block.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the head.")
+    freeze: str = Field(
+        default="none",
+        pattern=r"^(none|head|attention|last-[1-9][0-9]*)$",
+        description="Train all, the head only, attention only, or the last N blocks (last-N).",
+    )
+    keep_head: bool = Field(
+        default=False, description="Keep the start's head when it has the same classes."
+    )
+    two_class_tokens: bool = Field(
+        default=False, description="Control of section 4: both tokens learn the true label."
+    )
+
+
+class Augment(Section):
+    """Say what happens to a training image, and how an evaluation image is cropped."""
+
+    policy: Literal["randaugment", "three_augment", "none"] = Field(
+        default="randaugment", description="Family of image operations."
+    )
+    randaugment: str = Field(
+        default="rand-m9-mstd0.5-inc1", description="RandAugment setting in timm's notation."
+    )
+    color_jitter: float = Field(
+        default=0.0, ge=0, le=1, description="Brightness, contrast and saturation jitter."
+    )
+    crop_scale_min: float = Field(
+        default=0.08, gt=0, le=1, description="Smallest area share of a random resized crop."
+    )
+    hflip: Probability = Field(default=0.5, description="Chance of a left-right flip.")
+    erasing: Probability = Field(default=0.25, description="Chance of random erasing.")
+    mixup: float = Field(default=0.8, ge=0, description="Mixup's Beta parameter; 0 is off.")
+    cutmix: float = Field(default=1.0, ge=0, description="CutMix's Beta parameter; 0 is off.")
+    mix_prob: Probability = Field(default=1.0, description="Chance that a batch is mixed at all.")
+    switch_prob: Probability = Field(default=0.5, description="Chance of CutMix over Mixup.")
+    smoothing: float = Field(default=0.1, ge=0, lt=1, description="Smoothing of true labels.")
+    repeats: int = Field(
+        default=1, ge=1, le=10, description="Augmented views of an image in one epoch (RA)."
+    )
+    crop_pct: float = Field(
+        default=0.9, gt=0, le=1, description="Share of the side kept by the evaluation crop."
+    )
+
+
+class Optim(Section):
+    """Say how the weights move."""
+
+    name: Literal["adamw", "sgd", "lamb"] = Field(default="adamw", description="Optimiser.")
+    peak_lr: float = Field(
+        default=5e-4, gt=0, lt=10, description="Peak learning rate at batch 512 (scaled by B/512)."
+    )
+    floor_lr: float = Field(
+        default=1e-6, ge=0, description="Learning rate at the end; not scaled; at most the peak."
+    )
+    warmup_lr: float = Field(default=1e-6, ge=0, description="Learning rate of step 0; not scaled.")
+    weight_decay: float = Field(default=0.05, ge=0, le=1, description="Decay of 2-D weights.")
+    betas: tuple[Probability, Probability] = Field(
+        default=(0.9, 0.999), description="AdamW's and LAMB's moment decays."
+    )
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's and LAMB's epsilon.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum.")
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="Learning-rate factor per block from the head down."
+    )
+    clip_grad_norm: float | None = Field(
+        default=None, gt=0, description="Largest gradient norm; left out: no clipping."
+    )
+    label_loss: Literal["ce", "bce"] = Field(
+        default="ce", description="Loss on labels: cross-entropy or binary cross-entropy."
+    )
+    ema: bool = Field(default=True, description="Keep and score an average of the weights.")
+    ema_decay: float | None = Field(
+        default=None, gt=0, lt=1, description="Decay of the average; left out: fits the run."
+    )
+
+
+class Schedule(Section):
+    """Say how long the run is and how large a step."""
+
+    epochs: int = Field(default=10, ge=1, description="Passes over the training images.")
+    min_steps: int = Field(
+        default=0, ge=0, description="Raise the epochs until the run has this many steps."
+    )
+    warmup_epochs: float = Field(default=1.0, ge=0, description="Linear warm-up, in epochs.")
+    batch_size: int = Field(default=64, ge=1, description="Images per step over all processes.")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="Images per forward pass; left out: the batch."
+    )
+    progressive: tuple[tuple[int, float], ...] = Field(
+        default=(),
+        description="Stages [pixels, share of epochs] trained below the resolution, in order.",
+    )
+
+
+class Distil(Section):
+    """Say what is learned from a teacher."""
+
+    teacher: str | None = Field(default=None, description="A run folder or weights file.")
+    kind: Literal["none", "soft", "hard"] = Field(default="none", description="Form of it.")
+    through: Literal["token", "class"] = Field(
+        default="token", description="The token that answers to the teacher."
+    )
+    alpha: Probability = Field(
+        default=0.5, description="Weight of the teacher's part (lambda in the paper)."
+    )
+    tau: float = Field(default=3.0, gt=0, description="Temperature of soft distillation.")
+
+
+class Run(Section):
+    """Say where and how it is computed; never changes what is computed, save `seed`."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random.")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="Arithmetic of the forward pass; weights stay fp32."
+    )
+    attention: Literal["auto", "fused", "plain"] = Field(
+        default="auto", description="Attention kernel; auto times both for a moment."
+    )
+    workers: int | None = Field(
+        default=None, ge=0, le=64, description="Loader processes; left out: fits the machine."
+    )
+    time_budget_minutes: float | None = Field(
+        default=None, gt=0, description="Shorten the schedule so that the run fits in this."
+    )
+    eval_batch_size: int = Field(default=128, ge=1, description="Images per forward in scoring.")
+    save_every_minutes: float = Field(
+        default=10.0, gt=0, description="Longest stretch of work that a crash can lose."
+    )
+    nonfinite: Literal["error", "skip", "rollback"] = Field(
+        default="error", description="What to do when the loss is not finite."
+    )
+    nonfinite_budget: int = Field(
+        default=5, ge=0, description="Skips or rollbacks allowed before the run stops."
+    )
+
+
+class Evidence(Section):
+    """Say what the recipe is known to give, and by whose word."""
+
+    summary: str = Field(default="", description="Where the recipe comes from, in one sentence.")
+    command: str = Field(default="", description="The command that was measured.")
+    measured: str = Field(default="", description="Our figure: mean, range and seeds.")
+    paper: str = Field(default="", description="The paper's figure, with its table.")
+    hardware: str = Field(default="", description="Machine and versions of `measured`.")
+    minutes: float | None = Field(default=None, gt=0, description="Minutes of `measured`.")
+
+
+class Recipe(Section):
+    """Hold everything that decides a run's result."""
+
+    title: str = Field(default="", description="One line for lists.")
+    mode: Mode = Field(description="finetune, scratch, pretrain or teacher.")
+    compat: Literal["none", "deit"] = Field(
+        default="none", description="`deit`: the reference code's semantics, point by point."
+    )
+    data: Data = Data()
+    model: Model = Model()
+    augment: Augment = Augment()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    distil: Distil = Distil()
+    run: Run = Run()
+    evidence: Evidence = Evidence()
+    sources: dict[str, str] = Field(default={}, description="Source of each value, by location.")
