@@ -5,7 +5,7 @@ contiguous arrays, so that forked loader workers share it instead of copying it 
 (a list of a million strings is copied as soon as its reference counts are touched).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, overload
@@ -17,6 +17,9 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 Access = Literal["embedded", "download", "by hand"]
+
+# Called with the bytes or images done so far and the total (0: unknown). It may raise to stop.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,11 @@ class DatasetInfo:
     apply_exif: bool = False
     access: Access = "by hand"
     download_mb: int | None = None
+
+
+def printable(name: str) -> str:
+    """Spell out the bytes of a file name that is not UTF-8, which no screen or file can take."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Strings(Sequence[str]):
@@ -212,7 +220,7 @@ class Files:
         return (self.folder / self.paths[position]).read_bytes()
 
     def where(self, position: int) -> str:
-        return str(self.folder / self.paths[position])
+        return printable(str(self.folder / self.paths[position]))
 
     def size(self, position: int) -> int:
         return (self.folder / self.paths[position]).stat().st_size
@@ -250,5 +258,5 @@ class DatasetAdapter(Protocol):
     def load(self, root: Path | None) -> Dataset:
         """Read the dataset; raises DataError when it is incomplete or contradicts itself."""
 
-    def download(self, data_dir: Path) -> Path:
+    def download(self, data_dir: Path, *, progress: Progress | None = None) -> Path:
         """Fetch the dataset below `data_dir`; raises DataError that says how to get it by hand."""

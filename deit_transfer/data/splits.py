@@ -1,0 +1,204 @@
+"""Own which images belong to which split: carving, limiting, restricting to some classes.
+
+Every choice is a pure function of labels and seed, written out here so that no library upgrade
+changes a split that a published figure rests on. Nothing is read from disk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deit_transfer.data.contract import Dataset, ImageSet
+from deit_transfer.errors import DataError, UsageError, did_you_mean
+
+Indices = NDArray[np.int64]
+
+
+def carve_val(
+    labels: NDArray[np.int64], *, fraction: float, seed: int, every_class: bool = False
+) -> tuple[Indices, Indices]:
+    """Cut a held-out part from a split, with the same class shares as the whole.
+
+    Args:
+        labels: (N,) class of each image.
+        fraction: Share to hold out, between 0 and 1 exclusive.
+        seed: Which of the possible cuts.
+        every_class: Hold out at least one image of each class that has two, even where the
+            share alone would give none. For test sets; it makes the part larger than asked when
+            many classes are small.
+
+    Returns:
+        The indices that stay and those held out, both sorted. The last image of a class is
+        never held out, so that a class of one image stays whole.
+
+    Raises:
+        DataError: Nothing can be held out, or nothing would stay.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1, not {fraction}")
+    counts = np.bincount(labels)
+    wanted = _held_out_per_class(counts, fraction=fraction, seed=seed, every_class=every_class)
+    if wanted.sum() == 0:
+        raise DataError(
+            f"no validation or test images can be set aside: {len(labels)} images in "
+            f"{np.count_nonzero(counts)} classes are too few for a share of {fraction:g}",
+            hint="Add images, or give val/ and test/ folders of your own.",
+        )
+    held = _rank_within_class(labels, seed) < wanted[labels]
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def take_limit(
+    labels: NDArray[np.int64], *, limit: int | None = None, fraction: float | None = None, seed: int
+) -> Indices:
+    """Choose a smaller training set with the same class shares.
+
+    Subsets are nested: under one seed the choice for a smaller limit lies within that for a
+    larger one, so that a curve over sizes compares more with less of the same data.
+
+    Args:
+        labels: (N,) class of each image.
+        limit: How many images to keep; at least one of each class.
+        fraction: The same as a share of N, above 0 and at most 1. Exactly one of the two.
+        seed: Which of the possible choices.
+
+    Returns:
+        The sorted indices of the images to keep.
+
+    Raises:
+        DataError: The limit is below the number of classes or above the number of images.
+    """
+    if (limit is None) == (fraction is None):
+        raise ValueError("give either limit or fraction")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be above 0 and at most 1, not {fraction}")
+    wanted = round(len(labels) * fraction) if fraction is not None else limit or 0
+    num_classes = len(np.unique(labels))
+    if not num_classes <= wanted <= len(labels):
+        raise DataError(
+            f"cannot keep {wanted} of the {len(labels)} training images: a limit must lie "
+            f"between {num_classes} (one image a class) and {len(labels)}",
+            hint=f"Give for example --train-limit {min(len(labels), 10 * num_classes)}.",
+        )
+    rank = _rank_within_class(labels, seed)
+    place = (rank + 0.5) / np.bincount(labels)[labels]  # even steps through each class
+    place[rank == 0] = 0.0  # one image of every class comes before a second of any
+    order = np.lexsort((_scores(len(labels), seed), place))
+    return np.sort(order[:wanted])
+
+
+def with_val_split(dataset: Dataset, *, fraction: float, seed: int) -> Dataset:
+    """Return a dataset that has a validation split, carved from train if it brings none."""
+    if "val" in dataset.splits:
+        return dataset
+    train = dataset.splits["train"]
+    stay, held = carve_val(train.labels, fraction=fraction, seed=seed)
+    splits = {**dataset.splits, "train": train.subset(stay), "val": train.subset(held)}
+    note = f"val: {len(held)} of {len(train)} training images set aside (stratified, seed {seed})"
+    return replace(dataset, splits=splits, notes=[*dataset.notes, note])
+
+
+def keep_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Keep only some classes, renumbered 0..K-1 in the dataset's own order.
+
+    Raises:
+        UsageError: A name is unknown or repeated, or fewer than two are given.
+        DataError: A split has no image of the classes kept.
+    """
+    _check_names(dataset, names)
+    kept = [label for label, name in enumerate(dataset.class_names) if name in names]
+    renumbered = np.full(dataset.num_classes, -1, np.int64)
+    renumbered[kept] = np.arange(len(kept))
+    splits = {}
+    for split, images in dataset.splits.items():
+        chosen = np.flatnonzero(renumbered[images.labels] >= 0)
+        if not len(chosen):
+            raise DataError(
+                f"the {split} split has no image of the classes {', '.join(names)}",
+                hint="Keep other classes, or add images of these.",
+            )
+        splits[split] = _renumber(images.subset(chosen), renumbered)
+    note = f"classes: {len(kept)} of {dataset.num_classes} kept"
+    return replace(
+        dataset,
+        info=replace(
+            dataset.info,
+            num_classes=len(kept),
+            counts={split: len(images) for split, images in splits.items()},
+        ),
+        class_names=tuple(dataset.class_names[label] for label in kept),
+        splits=splits,
+        notes=[*dataset.notes, note],
+    )
+
+
+def _renumber(images: ImageSet, renumbered: NDArray[np.int64]) -> ImageSet:
+    return images.relabel(renumbered[images.labels])
+
+
+def _check_names(dataset: Dataset, names: Sequence[str]) -> None:
+    faults = []
+    for name in dict.fromkeys(names):
+        if name not in dataset.class_names:
+            guess = did_you_mean(name, dataset.class_names)
+            faults.append(f"{dataset.info.name} has no class {name!r}. {guess}".rstrip())
+        if list(names).count(name) > 1:
+            faults.append(f"class {name!r} is given {list(names).count(name)} times")
+    if len(set(names)) < 2:
+        faults.append("at least two classes are needed")
+    if faults:
+        listed = ", ".join(dataset.class_names[:20])
+        more = ", ..." if dataset.num_classes > 20 else ""
+        raise UsageError("; ".join(faults), hint=f"Classes: {listed}{more}")
+
+
+def _held_out_per_class(
+    counts: NDArray[np.int64], *, fraction: float, seed: int, every_class: bool
+) -> NDArray[np.int64]:
+    """Share out the held-out images over the classes by largest remainder.
+
+    The total is the fraction of all images rounded, unless the last images of small classes
+    are needed for it or `every_class` adds some.
+    """
+    most = np.maximum(counts - 1, 0)  # a class keeps its last image
+    exact = counts * fraction
+    wanted = np.minimum(np.floor(exact).astype(np.int64), most)
+    if every_class:
+        wanted = np.maximum(wanted, np.minimum(most, 1))
+    missing = round(counts.sum() * fraction) - int(wanted.sum())
+    by_remainder = np.lexsort((_scores(len(counts), seed), wanted - exact))
+    for label in by_remainder:
+        if missing > 0 and wanted[label] < most[label] and wanted[label] < exact[label]:
+            wanted[label] += 1
+            missing -= 1
+    return wanted
+
+
+def _rank_within_class(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Give each image its place (N,) in the shuffled list of its own class."""
+    order = np.lexsort((_scores(len(labels), seed), labels))
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(labels)) - starts[labels[order]]
+    return rank
+
+
+def _scores(n: int, seed: int) -> NDArray[np.uint64]:
+    """Return n well-mixed numbers that depend on seed and position alone.
+
+    SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"):
+    NumPy's own generators may change their streams between versions, this cannot.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        start = _mix(np.array([seed % 2**64], np.uint64) + golden)
+        return _mix(start + np.arange(1, n + 1, dtype=np.uint64) * golden)
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
