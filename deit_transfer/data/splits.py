@@ -89,17 +89,6 @@ def take_limit(
     return np.sort(order[:wanted])
 
 
-def with_val_split(dataset: Dataset, *, fraction: float, seed: int) -> Dataset:
-    """Return a dataset that has a validation split, carved from train if it brings none."""
-    if "val" in dataset.splits:
-        return dataset
-    train = dataset.splits["train"]
-    stay, held = carve_val(train.labels, fraction=fraction, seed=seed)
-    splits = {**dataset.splits, "train": train.subset(stay), "val": train.subset(held)}
-    note = f"val: {len(held)} of {len(train)} training images set aside (stratified, seed {seed})"
-    return replace(dataset, splits=splits, notes=[*dataset.notes, note])
-
-
 def keep_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     """Keep only some classes, renumbered 0..K-1 in the dataset's own order.
 
