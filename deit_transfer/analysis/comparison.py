@@ -1,0 +1,196 @@
+"""Own what a comparison says in numbers: means, intervals and tests over arms that share seeds.
+
+Takes finished results and writes nothing; how the figures are shown belongs to `report`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deit_transfer.analysis.statistics import (
+    Difference,
+    mcnemar,
+    mean_interval,
+    paired_difference,
+    wilson_interval,
+)
+
+MEASURES = (
+    "top1",
+    "top5",
+    "mean_per_class",
+    "loss",
+    "images_seen",
+    "seconds",
+    "images_per_second",
+)
+RUN_FACTS = ("run", "seed", "epochs", *MEASURES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRuns:
+    """Hold what one arm produced, one entry per seed.
+
+    `results` are result objects of single runs (`seed`, `top1` and the other measures);
+    `correct` holds for each an (N,) bool array over the test images, in one order for all arms.
+    `paper_label` says which model and table `paper_top1` belongs to; `reused` counts the runs
+    that were found finished.
+    """
+
+    arm: str
+    results: Sequence[Mapping[str, Any]]
+    correct: Sequence[NDArray[np.bool_]]
+    paper_top1: float | None = None
+    paper_label: str = ""
+    reused: int = 0
+
+
+def build_comparison(
+    *,
+    arms: Sequence[ArmRuns],
+    dataset: str,
+    model: str,
+    start: str,
+    budget: str,
+    labels: Sequence[str] = (),
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Return the comparison of several arms as one JSON-ready object.
+
+    The baseline is the arm `scratch` (the first arm without one); every other arm is compared
+    with it, and the leading `delta` is that of `finetune` (the first other arm without one).
+
+    Args:
+        arms: At least one; each with at least one run and no seed twice.
+        labels: What a reader must know to judge the figures; ours are added behind.
+        level: Coverage of the intervals, in (0, 1); the keys are named for the default.
+
+    Raises:
+        ValueError: Arms have no seed in common, or results and answers do not belong together.
+    """
+    num_test_images = _check_arms(arms)
+    named = {arm.arm: arm for arm in arms}
+    baseline = named.get("scratch", arms[0])
+    others = [arm for arm in arms if arm is not baseline]
+    others.sort(key=lambda arm: arm.arm != "finetune")
+    differences = [_difference(arm, baseline, level=level) for arm in others]
+    nothing = {"delta": None, "delta_ci95": None, "p_value": None, "test_method": "", "n": 0}
+    first = differences[0] if differences else nothing
+    notes = [*labels, *_own_labels(arms, first)]
+    return {
+        "dataset": dataset,
+        "model": model,
+        "start": start,
+        "seeds": sorted({int(r["seed"]) for arm in arms for r in arm.results}),
+        "budget": budget,
+        "arms": [_summary(arm, level=level) for arm in arms],
+        "delta": first["delta"],
+        "delta_ci95": first["delta_ci95"],
+        "p_value": first["p_value"],
+        "test_method": first["test_method"],
+        "differences": differences,
+        "num_test_images": num_test_images,
+        "labels": list(dict.fromkeys(notes)),
+    }
+
+
+def _check_arms(arms: Sequence[ArmRuns]) -> int:
+    """Return the number of test images, one for all arms."""
+    if not arms or any(not arm.results for arm in arms):
+        raise ValueError("a comparison needs arms with at least one run each")
+    if len({arm.arm for arm in arms}) != len(arms):
+        raise ValueError(f"arms must have different names, got {[arm.arm for arm in arms]}")
+    for arm in arms:
+        if len(_by_seed(arm)) != len(arm.results) or len(arm.correct) != len(arm.results):
+            raise ValueError(f"arm {arm.arm}: one result and one array of answers for each seed")
+    sizes = {np.asarray(correct).size for arm in arms for correct in arm.correct}
+    if len(sizes) != 1:
+        raise ValueError(f"arms were scored on different numbers of images: {sorted(sizes)}")
+    for arm in arms:
+        for result, correct in zip(arm.results, arm.correct, strict=True):
+            if abs(100 * float(np.mean(correct)) - float(result["top1"])) > 0.01:
+                raise ValueError(f"arm {arm.arm}, seed {result['seed']}: answers give another top1")
+    return sizes.pop()
+
+
+def _by_seed(arm: ArmRuns) -> dict[int, int]:
+    return {int(result["seed"]): place for place, result in enumerate(arm.results)}
+
+
+def _summary(arm: ArmRuns, *, level: float) -> dict[str, Any]:
+    values = [float(result["top1"]) for result in arm.results]
+    interval = mean_interval(values, level=level)
+    method = "t over seeds"
+    if interval is None or interval.high - interval.low < 1e-9:
+        # equal figures are chance, not precision; the test images still leave a doubt
+        correct = np.asarray(arm.correct[0], bool)
+        interval = wilson_interval(int(correct.sum()), correct.size, level=level)
+        method = "Wilson over test images"
+    means = {f"{name}_mean": _mean(arm.results, name) for name in MEASURES}
+    return {
+        "arm": arm.arm,
+        **means,
+        # an accuracy ends at 0 and 100, and so does what its interval may claim
+        "top1_ci95": [max(0.0, interval.low), min(100.0, interval.high)],
+        "ci_method": method,
+        "n": len(values),
+        "paper_top1": arm.paper_top1,
+        "paper_label": arm.paper_label,
+        "runs": [{key: result.get(key) for key in RUN_FACTS} for result in arm.results],
+        "reused": arm.reused,
+    }
+
+
+def _mean(results: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [result.get(name) for result in results]
+    finite = [float(value) for value in values if value is not None and math.isfinite(value)]
+    return sum(finite) / len(finite) if len(finite) == len(values) else None
+
+
+def _difference(arm: ArmRuns, baseline: ArmRuns, *, level: float) -> dict[str, Any]:
+    places, base_places = _by_seed(arm), _by_seed(baseline)
+    seeds = sorted(places.keys() & base_places.keys())
+    if not seeds:
+        raise ValueError(f"arms {arm.arm} and {baseline.arm} have no seed in common")
+    ours = [float(arm.results[places[seed]]["top1"]) for seed in seeds]
+    theirs = [float(baseline.results[base_places[seed]]["top1"]) for seed in seeds]
+    found = paired_difference(ours, theirs, level=level)
+    if found is None:  # t has nothing to go by: the images of the first seed have to answer
+        correct = arm.correct[places[seeds[0]]]
+        found = mcnemar(correct, baseline.correct[base_places[seeds[0]]], level=level)
+    return _as_json(found, arm=arm.arm, baseline=baseline.arm, num_seeds=len(seeds))
+
+
+def _as_json(found: Difference, *, arm: str, baseline: str, num_seeds: int) -> dict[str, Any]:
+    return {
+        "arm": arm,
+        "baseline": baseline,
+        "delta": found.mean,
+        "delta_ci95": [max(-100.0, found.low), min(100.0, found.high)],
+        "p_value": found.p_value,
+        "test_method": found.method,
+        "n": num_seeds,
+    }
+
+
+def _own_labels(arms: Sequence[ArmRuns], first: Mapping[str, Any]) -> list[str]:
+    """Return the cautions that follow from the numbers themselves."""
+    labels = []
+    num_seeds = max(len(arm.results) for arm in arms)
+    if num_seeds == 1:
+        labels.append("one seed: Wilson intervals cover the test images drawn, not other seeds")
+    elif "McNemar" in first["test_method"]:
+        labels.append("the seeds differ equally: the test is over the images of the first seed")
+    elif num_seeds == 2:
+        labels.append("two seeds leave one degree of freedom: the intervals are very wide")
+    if len(arms) > 2:
+        labels.append(
+            "several arms: the p-values are of single tests, not adjusted for their number"
+        )
+    if len({frozenset(_by_seed(arm)) for arm in arms}) > 1:
+        labels.append("the arms were not run with the same seeds: only shared seeds are paired")
+    return labels
