@@ -1,0 +1,174 @@
+"""Own the header of a run: what will happen, with what, and for how long. Computes nothing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from deit_transfer.report.look import Look, Screen, facts_table
+from deit_transfer.report.numbers import (
+    compact,
+    counts_text,
+    duration,
+    grouped,
+    listed,
+    rate,
+)
+
+MODE_TITLES = {
+    "finetune": "Fine-tune",
+    "scratch": "Train from scratch",
+    "pretrain": "Pretrain",
+    "teacher": "Fit the teacher",
+}
+SHOWN_CLASSES = 6
+
+Fact = tuple[str, RenderableType]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderFacts:
+    """Hold what a run's header says, as `run/` found it; an empty or None fact is not shown.
+
+    Learning rates: `peak_lr` is that of the recipe, at batch 512; `scaled_lr` the one used.
+    `batch_size` counts the images of a step over all processes; `accumulation` the forward
+    passes of one process in a step. `load_report` is the summary, a line each, of what was
+    copied, interpolated, initialised and dropped.
+    """
+
+    mode: str
+    dataset: str
+    counts: Mapping[str, int]
+    class_names: Sequence[str]
+    model: str
+    resolution: int
+    num_params: int
+    num_trainable: int
+    start: str
+    recipe: str
+    device: str
+    precision: str
+    batch_size: int
+    micro_batch_size: int
+    accumulation: int
+    peak_lr: float
+    scaled_lr: float
+    floor_lr: float
+    warmup_epochs: float
+    epochs: int
+    steps: int
+    images_to_see: int
+    seed: int
+    selection: str
+    layout: str = ""
+    data_notes: Sequence[str] = ()
+    start_origin: str = ""
+    load_report: Sequence[str] = ()
+    precision_reason: str = ""
+    attention: str = ""
+    world_size: int = 1
+    epochs_note: str = ""
+    augmentation: str = ""
+    distillation: str = ""
+    selects_on_test: bool = False
+    estimated_seconds: float | None = None
+    run_folder: str = ""
+    notes: Sequence[str] = ()
+
+
+def run_header(facts: HeaderFacts) -> Screen:
+    """Return the header's table, at most 80 columns wide where the console is."""
+    return Screen(lambda look: facts_table(look, _title(facts), _groups(facts, look)))
+
+
+def _title(facts: HeaderFacts) -> str:
+    verb = MODE_TITLES.get(facts.mode, facts.mode.capitalize())
+    return f"{verb}: {facts.model} on {facts.dataset}"
+
+
+def _groups(facts: HeaderFacts, look: Look) -> Iterator[list[Fact]]:
+    for group in (_data(facts, look), _model(facts, look), _training(facts, look), _run(facts)):
+        yield [(label, value) for label, value in group if value]
+
+
+def _data(facts: HeaderFacts, look: Look) -> list[Fact]:
+    return [
+        ("dataset", facts.dataset),
+        ("images", counts_text(facts.counts)),
+        ("classes", f"{len(facts.class_names)}: {listed(facts.class_names, most=SHOWN_CLASSES)}"),
+        ("layout", facts.layout),
+        ("notes", look.lines(facts.data_notes)),
+    ]
+
+
+def _model(facts: HeaderFacts, look: Look) -> list[Fact]:
+    everything = facts.num_trainable == facts.num_params
+    trained = "all trained" if everything else f"{compact(facts.num_trainable)} of them trained"
+    size = f"{facts.resolution} px, {compact(facts.num_params)} parameters, {trained}"
+    started = [line for line in (facts.start, facts.start_origin) if line]
+    return [
+        ("model", look.lines([facts.model, size])),
+        ("start", look.lines([*dict.fromkeys(started), *facts.load_report])),
+    ]
+
+
+def _training(facts: HeaderFacts, look: Look) -> list[Fact]:
+    return [
+        ("recipe", facts.recipe),
+        ("batch", _batch(facts)),
+        ("learning rate", look.lines(_learning_rate(facts, look))),
+        ("length", _length(facts)),
+        ("augmentation", facts.augmentation),
+        ("distillation", facts.distillation),
+        ("selection", _selection(facts, look)),
+    ]
+
+
+def _run(facts: HeaderFacts) -> list[Fact]:
+    reason = f" ({facts.precision_reason})" if facts.precision_reason else ""
+    attention = f", {facts.attention} attention" if facts.attention else ""
+    estimate = (
+        "" if facts.estimated_seconds is None else f"about {duration(facts.estimated_seconds)}"
+    )
+    return [
+        ("device", f"{facts.device}, {facts.precision}{reason}{attention}"),
+        ("seed", str(facts.seed)),
+        ("time", estimate),
+        ("folder", facts.run_folder),
+        ("note", "; ".join(facts.notes)),
+    ]
+
+
+def _batch(facts: HeaderFacts) -> str:
+    total = f"{facts.batch_size} images a step"
+    passes = f"{facts.accumulation} forward passes of {facts.micro_batch_size}"
+    if facts.world_size > 1:
+        return f"{total}, in {passes} on each of {facts.world_size} processes"
+    return f"{total}, in {passes}" if facts.accumulation > 1 else total
+
+
+def _learning_rate(facts: HeaderFacts, look: Look) -> list[str]:
+    scaled = f"{rate(facts.peak_lr)} at batch 512 {look.arrow} {rate(facts.scaled_lr)}"
+    unit = "epoch" if facts.warmup_epochs == 1 else "epochs"
+    warmup = f"{facts.warmup_epochs:g} {unit} of warm-up" if facts.warmup_epochs else "no warm-up"
+    return [
+        f"{scaled} at batch {facts.batch_size}",
+        f"{warmup}, then falling to {rate(facts.floor_lr)}",
+    ]
+
+
+def _length(facts: HeaderFacts) -> str:
+    note = f" ({facts.epochs_note})" if facts.epochs_note else ""
+    epochs = "1 epoch" if facts.epochs == 1 else f"{grouped(facts.epochs)} epochs"
+    return (
+        f"{epochs}{note}, {grouped(facts.steps)} steps, {grouped(facts.images_to_see)} images seen"
+    )
+
+
+def _selection(facts: HeaderFacts, look: Look) -> Text:
+    shown = look.text(facts.selection)
+    if facts.selects_on_test:
+        warning = "selected on test: the paper's protocol (flatters the figure)"
+        shown = Text("\n").join([shown, look.text(warning, style="bold yellow")])
+    return shown

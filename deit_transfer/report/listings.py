@@ -1,0 +1,191 @@
+"""Own the tables that list things: datasets, recipes, runs, a dataset's check, loaded weights."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from deit_transfer.report.look import Look, Screen, facts_table, new_table
+from deit_transfer.report.numbers import NOTHING, counts_text, grouped, listed, percent
+
+Row = Mapping[str, Any]
+
+NUMBERS = ("classes", "seed", "top-1", "weights")
+MOST_NAME_WIDTH = 34
+SHOWN_COPIED, SHOWN_CHANGED = 3, 24
+SHOWN_PROBLEMS = 20
+
+
+def dataset_table(rows: Sequence[Row]) -> Screen:
+    """Return the catalogue: one row a dataset, at most 80 columns.
+
+    Args:
+        rows: Each `name`, `title`, `num_classes` (None where the folder decides), `counts`
+            (images per split), `licence`, and `found`, where it lies (empty when missing).
+    """
+
+    def build(look: Look) -> Table:
+        table = _table(look, ("dataset", "what", "classes", "images", "where"))
+        for row in rows:
+            about = look.lines(x for x in (row["title"], row.get("licence")) if x)
+            images = look.lines(f"{split} {grouped(n)}" for split, n in row["counts"].items())
+            where = look.text(row.get("found") or "not on disk yet")
+            classes = look.text(grouped(row.get("num_classes")))
+            table.add_row(look.text(row["name"]), about, classes, images, where)
+        return table
+
+    return Screen(build)
+
+
+def recipe_table(rows: Sequence[Row]) -> Screen:
+    """Return the recipes: one row each, at most 80 columns.
+
+    Args:
+        rows: Each `name`, `title`, `model`, and what is known of it: `measured`, `minutes`.
+    """
+
+    def build(look: Look) -> Table:
+        table = _table(look, ("recipe, model", "what", "measured"))
+        for row in rows:
+            minutes = row.get("minutes")
+            known = [row.get("measured"), "" if minutes is None else f"{minutes:g} min"]
+            table.add_row(
+                look.lines(x for x in (row["name"], row.get("model")) if x),
+                look.text(row.get("title") or NOTHING),
+                look.lines([fact for fact in known if fact] or [NOTHING]),
+            )
+        _keep_whole(table, [name for row in rows for name in (row["name"], row.get("model"))])
+        return table
+
+    return Screen(build)
+
+
+def runs_table(rows: Sequence[Row]) -> Screen:
+    """Return the runs of a folder: one row each, at most 80 columns.
+
+    Args:
+        rows: Each `run` (name), `mode`, `model`, `dataset`, `start`, `seed`, `top1` (None until
+            scored), `state` (running, done, stopped, failed) and `time` (when it last changed).
+    """
+
+    def build(look: Look) -> Table:
+        table = _table(look, ("run", "seed", "top-1", "state"))
+        for row in rows:
+            table.add_row(
+                look.lines([row["run"], _what_ran(row)]),
+                look.text(row.get("seed", NOTHING)),
+                look.text(percent(row.get("top1"), digits=2)),
+                look.lines(x for x in (row.get("state"), row.get("time")) if x),
+            )
+        return table
+
+    return Screen(build)
+
+
+def check_table(report: Row) -> Screen:
+    """Return what a dataset's check found, problems last and in full sentences.
+
+    Args:
+        report: `dataset`, `root`, `layout`, `counts`, `class_names`, `problems`, `warnings`,
+            `notes`, and `facts`, further (label, value) pairs such as balance and sizes.
+    """
+
+    def build(look: Look) -> RenderableType:
+        return Group(
+            facts_table(look, f"Check: {report['dataset']}", _check_facts(report)),
+            *_sentences(look, "problem", report.get("problems") or [], style="bold red"),
+            *_sentences(look, "warning", report.get("warnings") or [], style="yellow"),
+            look.text(_check_verdict(report), style="bold"),
+        )
+
+    return Screen(build)
+
+
+def load_report_table(report: Row) -> Screen:
+    """Return what became of each weight of a start: how many, and which ones as examples.
+
+    Args:
+        report: `items`, each (key, action, detail) or a mapping with these names, the actions
+            copied, interpolated, initialised and dropped; `summary`, lines of text.
+    """
+
+    def build(look: Look) -> RenderableType:
+        items = [_item(item) for item in report.get("items") or []]
+        table = _table(look, ("what became of it", "weights", "which"))
+        for action, count in Counter(action for _, action, _ in items).items():
+            keys = [_with_detail(item) for item in items if item[1] == action]
+            # what was not copied is the news
+            which = listed(keys, most=SHOWN_COPIED if action == "copied" else SHOWN_CHANGED)
+            table.add_row(look.text(action), look.text(grouped(count)), look.text(which))
+        return Group(table, *(look.text(line) for line in report.get("summary") or []))
+
+    return Screen(build)
+
+
+def _table(look: Look, titles: Iterable[str]) -> Table:
+    table = new_table(look, "")
+    for title in titles:
+        if title in NUMBERS:
+            table.add_column(title, justify="right", no_wrap=True)
+        else:
+            table.add_column(title, overflow="fold")
+    return table
+
+
+def _keep_whole(table: Table, names: Sequence[str | None]) -> None:
+    """Keep the names of the first column on one line, unless that would starve the others."""
+    longest = max((len(name or "") for name in names), default=0)
+    table.columns[0].no_wrap = longest <= MOST_NAME_WIDTH
+
+
+def _what_ran(row: Row) -> str:
+    start = row.get("start")
+    origin = f" from {start}" if start and start != "none" else ""
+    return f"{row['mode']} {row['model']} on {row['dataset']}{origin}"
+
+
+def _check_facts(report: Row) -> list[list[tuple[str, RenderableType]]]:
+    names = list(report.get("class_names") or [])
+    return [
+        [
+            ("root", str(report.get("root") or "built in")),
+            ("layout", str(report.get("layout") or "-")),
+            ("images", counts_text(report.get("counts") or {})),
+            ("classes", f"{len(names)}: {listed(names, most=10)}"),
+        ],
+        [(str(label), str(value)) for label, value in report.get("facts") or []],
+        [("note", str(note)) for note in report.get("notes") or []],
+    ]
+
+
+def _sentences(
+    look: Look, kind: str, sentences: Sequence[str], *, style: str
+) -> Iterable[RenderableType]:
+    for sentence in sentences[:SHOWN_PROBLEMS]:
+        yield look.text(f"{kind}: {sentence}", style=style)
+    if len(sentences) > SHOWN_PROBLEMS:
+        yield look.text(f"and {len(sentences) - SHOWN_PROBLEMS} more of this kind", style=style)
+
+
+def _check_verdict(report: Row) -> str:
+    counts = [
+        f"{len(found)} {kind}{'' if len(found) == 1 else 's'}"
+        for kind in ("problem", "warning")
+        if (found := report.get(f"{kind}s") or [])
+    ]
+    ready = "" if report.get("problems") else "ready to train on"
+    return ", ".join(filter(None, [ready, *counts])).capitalize() + "."
+
+
+def _item(item: Any) -> tuple[str, str, str]:
+    if isinstance(item, Mapping):
+        return str(item["key"]), str(item["action"]), str(item.get("detail") or "")
+    key, action, detail = item
+    return str(key), str(action), str(detail or "")
+
+
+def _with_detail(item: tuple[str, str, str]) -> str:
+    key, _, detail = item
+    return f"{key} ({detail})" if detail else key

@@ -1,0 +1,116 @@
+"""Own the table that ends a run. Reads a result object; scores nothing."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+
+from deit_transfer.report.look import Look, Screen, facts_table
+from deit_transfer.report.numbers import duration, grouped, percent
+
+Result = Mapping[str, Any]
+Fact = tuple[str, RenderableType]
+
+HEAD_NAMES = {"class": "class head", "distil": "distillation head", "joint": "both heads"}
+
+
+def result_table(result: Result) -> Screen:
+    """Return the table of one run's result.
+
+    Args:
+        result: A result object: `run`, `mode`, `dataset`, `model`, `start`, `seed`, `top1`,
+            `top5`, `mean_per_class`, `loss`, `images_seen`, `epochs`, `seconds`,
+            `images_per_second`; and, each shown where it is given and not None: `top1_ci95`
+            [low, high], `num_test_images`, `split` (scored; test when left out), `headline`,
+            `heads`, `teacher_top1`, `teacher_agreement`, `val_top1_raw`, `val_top1_ema`,
+            `weights` ("raw" or "ema", those scored), `selected_epoch`, `selects_on_test`,
+            `paper_top1`, `paper_label`. Percent in 0-100.
+    """
+    title = f"Result: {result['model']} on {result['dataset']}"
+    return Screen(lambda look: facts_table(look, title, _groups(result, look)))
+
+
+def _groups(result: Result, look: Look) -> Iterator[list[Fact]]:
+    for group in (_scores(result, look), _heads(result), _choice(result, look), _run(result)):
+        yield [(label, value) for label, value in group if value]
+
+
+def _scores(result: Result, look: Look) -> list[Fact]:
+    scores = [
+        ("top-1", _top1(result), "top1"),
+        ("top-5", _points(result, "top5"), "top5"),
+        ("mean per class", _points(result, "mean_per_class"), "mean_per_class"),
+    ]
+    headline = result.get("headline", "top1")
+    lines: list[Fact] = [
+        (label, look.text(value, style="bold green" if key == headline else ""))
+        for label, value, key in scores
+        if value
+    ]
+    loss = result.get("loss")
+    scored = f"{grouped(result.get('num_test_images'))} {result.get('split', 'test')} images"
+    paper = _points(result, "paper_top1")
+    label = f" ({result['paper_label']})" if result.get("paper_label") else ""
+    return [
+        *lines,
+        ("loss", "" if loss is None else f"{loss:.4f}"),
+        ("scored on", scored if result.get("num_test_images") else ""),
+        ("paper", f"{paper}{label}" if paper else ""),
+    ]
+
+
+def _top1(result: Result) -> str:
+    interval = result.get("top1_ci95")
+    shown = _points(result, "top1")
+    if not interval:
+        return shown
+    low, high = (percent(end, digits=2) for end in interval)
+    return f"{shown} (Wilson 95% interval {low} to {high})"
+
+
+def _heads(result: Result) -> list[Fact]:
+    heads = result.get("heads") or {}
+    names: list[Fact] = [
+        (name, percent(heads.get(key), digits=2))
+        for key, name in HEAD_NAMES.items()
+        if heads.get(key) is not None
+    ]
+    agreement = _points(result, "teacher_agreement")
+    return [
+        # a plain model has one head, and top-1 above is already its figure
+        *(names if len(names) > 1 else []),
+        ("teacher top-1", _points(result, "teacher_top1")),
+        ("teacher agreement", f"{agreement}% of answers" if agreement else ""),
+    ]
+
+
+def _choice(result: Result, look: Look) -> list[Fact]:
+    raw, ema = _points(result, "val_top1_raw"), _points(result, "val_top1_ema")
+    used = {"raw": "raw weights", "ema": "averaged weights (EMA)"}.get(result.get("weights", ""))
+    on_test = "selected on test: the paper's protocol (flatters the figure)"
+    epoch = result.get("selected_epoch")
+    return [
+        ("raw / EMA on val", f"{raw or '-'} / {ema or '-'}" if raw or ema else ""),
+        ("weights scored", used or ""),
+        ("selected epoch", f"{epoch} of {result.get('epochs')}" if epoch is not None else ""),
+        ("selection", look.text(on_test if result.get("selects_on_test") else "", style="yellow")),
+    ]
+
+
+def _run(result: Result) -> list[Fact]:
+    seen, speed = grouped(result.get("images_seen")), result.get("images_per_second")
+    epochs = result.get("epochs")
+    pace = f", {grouped(speed)} images/s" if speed else ""
+    taken = result.get("seconds")
+    return [
+        ("start", str(result.get("start") or "")),
+        ("images seen", f"{seen} in {epochs} epochs" if epochs is not None else seen),
+        ("time", "" if taken is None else f"{duration(taken)}{pace}"),
+        ("seed", str(result.get("seed", ""))),
+        ("run", str(result.get("run") or "")),
+    ]
+
+
+def _points(result: Result, key: str) -> str:
+    value = result.get(key)
+    return "" if value is None else percent(value, digits=2)
