@@ -1,0 +1,339 @@
+"""Own the network that is trained: a timm backbone whose answer is always `Heads`. Load no weights.
+
+Shapes: B images, K classes, T tokens (class, distillation), N patches, D dimensions, L blocks.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import timm
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from deit_transfer.batch import Heads
+from deit_transfer.errors import UsageError
+from deit_transfer.models.variants import (
+    Variant,
+    check_patch_grid,
+    check_resolution,
+    find_variant,
+)
+
+Attention = Literal["fused", "plain"]
+
+# Plain attention must win by this much before it is chosen: a guess that keeps noise out.
+PLAIN_ATTENTION_MARGIN = 0.95
+
+
+class ParameterCounts(NamedTuple):
+    """Hold how many scalars a network has, and how many of them training may change."""
+
+    total: int
+    trainable: int
+    backbone: int
+    heads: int
+
+
+class AttentionChoice(NamedTuple):
+    """Hold the attention that was chosen and the seconds each took (0 where it was not timed)."""
+
+    attention: Attention
+    fused_s: float
+    plain_s: float
+
+
+class Classifier(nn.Module):
+    """Answer images with the logits of every head, in training and in evaluation alike.
+
+    timm's distilled network averages its heads unless it trains; here both heads' logits always
+    come back, so that each head and their fusion can be scored. A network without a distillation
+    token answers `distil_logits=None`.
+
+    Args:
+        backbone: A timm network with its head; its parameters keep timm's names.
+        name: The name `find_variant` knows it by.
+        num_classes: K.
+        resolution: Height and width of the images, in pixels.
+        mean: Per channel, subtracted from pixels in 0..1 before `images` reach `forward`.
+        std: Per channel, the divisor that goes with `mean`.
+        two_class_tokens: The paper's control: the second token also learns the true label.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        name: str,
+        num_classes: int,
+        resolution: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        two_class_tokens: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.name = name
+        self.num_classes = num_classes
+        self.resolution = resolution
+        self.mean = mean
+        self.std = std
+        self.two_class_tokens = two_class_tokens
+        self.distilled = isinstance(backbone, VisionTransformerDistilled)
+
+    def forward(self, images: Tensor) -> Heads:
+        """Return the logits (B, K) of each head for normalised images (B, 3, H, W)."""
+        if not self.distilled:
+            return Heads(self.backbone(images), None)
+        backbone: Any = self.backbone
+        tokens = backbone.head_drop(self.forward_tokens(images))  # (B, 2, D)
+        return Heads(backbone.head(tokens[:, 0]), backbone.head_dist(tokens[:, 1]))  # (B, K) each
+
+    def forward_tokens(self, images: Tensor) -> Tensor:
+        """Return the final, normalised token embeddings (B, T, D), class token first.
+
+        Raises:
+            UsageError: The network has no tokens.
+        """
+        backbone = self._vision_transformer()
+        return backbone.forward_features(images)[:, : backbone.num_prefix_tokens]
+
+    def forward_layers(self, images: Tensor) -> Tensor:
+        """Return the token embeddings (L + 1, B, T, D) at the input and after each block."""
+        backbone = self._vision_transformer()
+        layers: list[Tensor] = []
+
+        def keep_input(_block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            layers.append(inputs[0][:, : backbone.num_prefix_tokens])
+
+        def keep_output(_block: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            layers.append(output[:, : backbone.num_prefix_tokens])
+
+        handles = [backbone.blocks[0].register_forward_pre_hook(keep_input)]
+        handles += [block.register_forward_hook(keep_output) for block in backbone.blocks]
+        try:
+            backbone.forward_features(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack(layers)
+
+    def _vision_transformer(self) -> Any:
+        if not isinstance(self.backbone, VisionTransformer):
+            raise UsageError(
+                f"{self.name} has no class token: only vision transformers have tokens to look at.",
+                hint="Use a DeiT, such as deit_tiny_distilled_patch16_224.",
+            )
+        return self.backbone
+
+
+def build_classifier(
+    *,
+    name: str,
+    num_classes: int,
+    resolution: int | None = None,
+    drop_path: float = 0.0,
+    drop: float = 0.0,
+    dynamic_resolution: bool = False,
+    two_class_tokens: bool = False,
+) -> Classifier:
+    """Build a network with freshly drawn parameters, from torch's global generator.
+
+    Args:
+        name: A name that `find_variant` knows.
+        num_classes: K, 1 or more.
+        resolution: Pixels a side; None takes the network's own.
+        drop_path: Stochastic depth of the last block, in 0..1; it grows linearly with depth.
+        drop: Dropout, in 0..1. In a DeiT it acts where the paper's code has it: on the
+            positions and on the outputs of attention and MLP.
+        dynamic_resolution: Accept other resolutions in `forward` (progressive resolution).
+            timm then resamples the position embeddings on the fly (antialiased bicubic); at
+            `resolution` the logits are exactly those of the plain network.
+        two_class_tokens: Recorded for the objective; needs a distilled network.
+
+    Raises:
+        UsageError: Unknown name, a resolution that the patches do not divide, or an option that
+            this network does not have.
+    """
+    variant = find_variant(name)
+    resolution = variant.resolution if resolution is None else resolution
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
+    check_resolution(variant, resolution)
+    backbone = _build_backbone(
+        variant,
+        num_classes=num_classes,
+        resolution=resolution,
+        drop_path=drop_path,
+        drop=drop,
+        dynamic_resolution=dynamic_resolution,
+    )
+    if two_class_tokens and not isinstance(backbone, VisionTransformerDistilled):
+        raise UsageError(
+            f"{name} has one token; two class tokens need a distilled network.",
+            hint="Use a name with 'distilled', such as deit_tiny_distilled_patch16_224.",
+        )
+    config: dict[str, Any] = backbone.pretrained_cfg
+    return Classifier(
+        backbone,
+        name=name,
+        num_classes=num_classes,
+        resolution=resolution,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        two_class_tokens=two_class_tokens,
+    )
+
+
+def head_names(backbone: nn.Module) -> tuple[str, ...]:
+    """Return the module names of the classification heads, such as ("head", "head_dist")."""
+    config: Any = getattr(backbone, "pretrained_cfg", {})
+    heads = config.get("classifier") or "head"
+    return (heads,) if isinstance(heads, str) else tuple(heads)
+
+
+def is_head_key(key: str, heads: tuple[str, ...]) -> bool:
+    """Say whether a parameter's name lies inside one of the heads."""
+    return any(key.startswith(f"{head}.") for head in heads)
+
+
+def describe_parameters(classifier: Classifier) -> ParameterCounts:
+    """Count the parameters: all, trainable, and split into backbone and heads."""
+    heads = head_names(classifier.backbone)
+    total = trainable = in_heads = 0
+    for key, parameter in classifier.backbone.named_parameters():
+        total += parameter.numel()
+        trainable += parameter.numel() if parameter.requires_grad else 0
+        in_heads += parameter.numel() if is_head_key(key, heads) else 0
+    return ParameterCounts(total, trainable, total - in_heads, in_heads)
+
+
+def set_attention(classifier: nn.Module, attention: Attention) -> None:
+    """Compute attention with torch's fused kernel or with plain matrix products.
+
+    Both give the same logits up to rounding; networks without attention are left alone.
+    """
+    if attention not in ("fused", "plain"):
+        raise ValueError(f"attention must be 'fused' or 'plain', not {attention!r}")
+    layer: Any
+    for layer in classifier.modules():
+        if hasattr(layer, "fused_attn"):
+            layer.fused_attn = attention == "fused"
+
+
+def choose_attention(
+    classifier: Classifier,
+    *,
+    resolution: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 8,
+    repeats: int = 3,
+) -> AttentionChoice:
+    """Time one attention layer both ways and set the faster on the whole network.
+
+    Forward and backward of the first block's attention are timed; fused is kept unless plain is
+    clearly faster. A GPU takes fused unasked. The global generators are left as they were.
+    The answer depends on the machine's load and rounding depends on the answer, so a run that
+    must resume bit for bit stores the answer and calls `set_attention` with it.
+
+    Args:
+        classifier: Already on `device`.
+        resolution: Pixels a side, as trained.
+        device: Where training will run.
+        dtype: The autocast dtype; float32 means no autocast.
+        batch_size: Images in the timed batch.
+        repeats: Timings each; the median counts.
+    """
+    backbone: Any = classifier.backbone
+    if device.type != "cpu" or not isinstance(backbone, VisionTransformer):
+        set_attention(classifier, "fused")
+        return AttentionChoice("fused", 0.0, 0.0)
+    attention: Any = backbone.blocks[0].attn
+    patches_a_side = resolution // backbone.patch_embed.patch_size[0]
+    num_tokens = patches_a_side**2 + backbone.num_prefix_tokens
+    tokens = torch.zeros(batch_size, num_tokens, backbone.embed_dim, requires_grad=True)
+    trained = [parameter for parameter in attention.parameters() if parameter.requires_grad]
+
+    def layer_step() -> None:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            answer = attention(tokens)  # (B, N + 1, D)
+        torch.autograd.grad(answer.sum(), [tokens, *trained])
+
+    with _evaluating(attention):
+        set_attention(classifier, "plain")
+        plain_s = _median_seconds(layer_step, repeats=repeats)
+        set_attention(classifier, "fused")
+        fused_s = _median_seconds(layer_step, repeats=repeats)
+    chosen: Attention = "plain" if plain_s < PLAIN_ATTENTION_MARGIN * fused_s else "fused"
+    set_attention(classifier, chosen)
+    return AttentionChoice(chosen, fused_s, plain_s)
+
+
+def _build_backbone(
+    variant: Variant,
+    *,
+    num_classes: int,
+    resolution: int,
+    drop_path: float,
+    drop: float,
+    dynamic_resolution: bool,
+) -> Any:
+    """Build the timm network of a variant; translate timm's refusals for the user."""
+    options: dict[str, Any] = {"num_classes": num_classes, **variant.model_args}
+    if variant.fixed_resolution:
+        options["img_size"] = resolution
+        if dynamic_resolution:
+            options["dynamic_img_size"] = True
+    if drop_path > 0:
+        options["drop_path_rate"] = drop_path
+    if drop > 0 and variant.is_deit:
+        # timm 0.3.2's drop_rate, which the paper's code was written for, acted on these two
+        options |= {"pos_drop_rate": drop, "proj_drop_rate": drop}
+    elif drop > 0:
+        options["drop_rate"] = drop
+    overlay = None
+    if not variant.has_published_weights and variant.is_deit:
+        overlay = {"url": "", "hf_hub_id": None, "input_size": (3, resolution, resolution)}
+    try:
+        backbone = timm.create_model(variant.timm_name, pretrained_cfg_overlay=overlay, **options)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        asked = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise UsageError(f"{variant.name} cannot be built with {asked}: {error}") from error
+    if isinstance(backbone, VisionTransformer):
+        check_patch_grid(
+            name=variant.name,
+            resolution=resolution,
+            patch_size=backbone.patch_embed.patch_size[0],
+        )
+    if variant.is_deit:
+        # The paper draws every token from a truncated normal; timm now draws the class token
+        # with std 1e-6, which is not what DeiT was trained from.
+        nn.init.trunc_normal_(backbone.cls_token, std=0.02)
+    return backbone
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while, so that no random number is drawn."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _median_seconds(work: Callable[[], None], *, repeats: int) -> float:
+    """Return the median duration of `work` after one call to warm it up."""
+    work()
+    durations = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        durations.append(time.perf_counter() - start)
+    return statistics.median(durations)
