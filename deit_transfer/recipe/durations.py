@@ -1,6 +1,7 @@
 """Own turning a recipe's durations into steps, once, before anything is trained."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 from deit_transfer.recipe.schema import Schedule
@@ -12,27 +13,24 @@ class Durations:
 
     epochs: int
     steps_per_epoch: int
+    total_steps: int
     warmup_steps: int
     raised: bool
 
-    @property
-    def total_steps(self) -> int:
-        """Return the number of optimiser updates of the whole run."""
-        return self.epochs * self.steps_per_epoch
-
 
 def plan_durations(schedule: Schedule, *, steps_per_epoch: int) -> Durations:
-    """Return how long the run is, in whole epochs that reach at least `min_steps`.
+    """Return how long the run is: whole epochs that reach `min_steps`, cut at `max_steps`.
 
-    The warm-up keeps its share of the run when the epochs are raised.
+    The warm-up keeps its share of the run when the run is made longer or shorter.
     """
     epochs = max(schedule.epochs, math.ceil(schedule.min_steps / steps_per_epoch))
-    stretch = epochs / schedule.epochs
-    warmup_steps = round(schedule.warmup_epochs * stretch * steps_per_epoch)
+    total_steps = min(epochs * steps_per_epoch, schedule.max_steps or sys.maxsize)
+    warmup_share = schedule.warmup_epochs / schedule.epochs
     return Durations(
-        epochs=epochs,
+        epochs=math.ceil(total_steps / steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=min(warmup_steps, epochs * steps_per_epoch - 1),
+        total_steps=total_steps,
+        warmup_steps=min(round(warmup_share * total_steps), total_steps - 1),
         raised=epochs > schedule.epochs,
     )
 

@@ -115,8 +115,9 @@ def find_recipe(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml" and path.is_file():
         return path
+    suggestion = did_you_mean(name_or_path, list_recipes())
     raise UsageError(
-        f"There is no recipe '{name_or_path}'. {did_you_mean(name_or_path, list_recipes())}".strip(),
+        f"There is no recipe '{name_or_path}'. {suggestion}".strip(),
         hint="deit-transfer recipes list shows the shipped ones; a path must end in .toml",
     )
 

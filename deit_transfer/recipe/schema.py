@@ -141,6 +141,9 @@ class Schedule(Section):
     min_steps: int = Field(
         default=0, ge=0, description="Raise the epochs until the run has this many steps."
     )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="End after this many steps, the rate falling to there."
+    )
     warmup_epochs: float = Field(default=1.0, ge=0, description="Linear warm-up, in epochs.")
     batch_size: int = Field(default=64, ge=1, description="Images per step over all processes.")
     micro_batch_size: int | None = Field(

@@ -1,0 +1,67 @@
+"""Own the program's entry: the list of commands, and how an error becomes an exit code."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from deit_transfer import __version__
+from deit_transfer.cli import compare, data, demo, evaluate, plan, recipes, runs, train
+from deit_transfer.cli.console import show_error
+from deit_transfer.errors import DeitTransferError, Interrupted
+
+EXIT_CODES = """
+Exit codes: 0 done, 1 unexpected error, 2 usage or recipe, 3 data, 4 weights or
+checkpoint, 5 diverged, 6 memory or disk, 7 run folder in use, 75 stopped by a
+signal and saved (run again with --resume), 130 Ctrl-C.
+"""
+
+app = typer.Typer(
+    name="deit-transfer",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog=EXIT_CODES,
+)
+app.command("demo")(demo.demo)
+app.command("finetune")(train.finetune)
+app.command("scratch")(train.scratch)
+app.command("compare")(compare.compare)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(plan.app, name="plan")
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
+app.add_typer(runs.app, name="runs")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"deit-transfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def deit_transfer(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """What does ImageNet pretraining buy you, on your images, in your time?"""
+
+
+def main() -> None:
+    """Run the command line; known errors end in one sentence, a hint and their exit code."""
+    try:
+        app()
+    except DeitTransferError as error:
+        show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(Interrupted.exit_code)
+    except BrokenPipeError:
+        # the reader of our output went away (as in `| head`): not an error, but no flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,144 @@
+"""Own the named flags that several commands share, and what they change in a recipe.
+
+The list is closed: a new setting belongs to the recipe schema, where `--set` reaches it.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+DEFAULT_OUT = Path("runs")
+
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Catalogue name, or a folder of class folders.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder that holds the dataset.")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the folder below --out.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", help="Loader processes.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")
+]
+PrecisionOption = Annotated[
+    str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=100, help="Seeds per arm.")]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="START",
+        help="imagenet, a run, a weights file, a timm name (local-dir:, hf-hub:), or none.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class TrainingFlags:
+    """Hold what people change from run to run; None leaves the recipe's value."""
+
+    model: Annotated[
+        str | None, typer.Option("--model", help="DeiT variant, such as deit_tiny_patch16_224.")
+    ] = None
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Shipped recipe's name, or a TOML file.")
+    ] = None
+    data_dir: DataDirOption = None
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Passes over the training images.")
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Images per step over all processes.")
+    ] = None
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", help="Peak learning rate at batch 512; scaled by batch / 512."),
+    ] = None
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", help="Side of the input in pixels.")
+    ] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None
+    train_limit: Annotated[
+        int | None,
+        typer.Option("--train-limit", help="Labelled images used in all, evenly per class."),
+    ] = None
+    fraction: Annotated[
+        float | None, typer.Option("--fraction", help="Share of the labelled images used.")
+    ] = None
+    workers: WorkersOption = None
+    device: DeviceOption = None
+    precision: PrecisionOption = None
+    time_budget: Annotated[
+        float | None,
+        typer.Option("--time-budget", metavar="MINUTES", help="Fit training into this time."),
+    ] = None
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
+    ] = None
+
+    def overrides(self) -> dict[str, Any]:
+        """Return the recipe settings that the flags change, by dotted location."""
+        from deit_transfer.recipe.loader import parse_assignment
+
+        chosen = {
+            location: getattr(self, flag)
+            for flag, location in FLAG_LOCATIONS.items()
+            if getattr(self, flag) is not None
+        }
+        if self.data_dir is not None:
+            chosen["data.data_dir"] = str(self.data_dir)
+        return chosen | dict(parse_assignment(text) for text in self.assignments or [])
+
+
+FLAG_LOCATIONS = {
+    "model": "model.name",
+    "epochs": "schedule.epochs",
+    "batch_size": "schedule.batch_size",
+    "lr": "optim.peak_lr",
+    "resolution": "model.resolution",
+    "seed": "run.seed",
+    "train_limit": "data.train_limit",
+    "fraction": "data.fraction",
+    "workers": "run.workers",
+    "device": "run.device",
+    "precision": "run.precision",
+    "time_budget": "run.time_budget_minutes",
+}
+
+
+def with_training_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that takes `flags: TrainingFlags` show each field as an option of its own."""
+    hints = get_type_hints(command, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(TrainingFlags)}
+    field_hints = get_type_hints(TrainingFlags, include_extras=True)
+
+    @functools.wraps(command)
+    def expanded(**values: Any) -> None:
+        flags = TrainingFlags(**{name: values.pop(name) for name in fields})
+        command(**values, flags=flags)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [
+        parameter.replace(annotation=hints[name], kind=keyword)
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "flags"
+    ]
+    shared = [
+        inspect.Parameter(name, keyword, default=field.default, annotation=field_hints[name])
+        for name, field in fields.items()
+    ]
+    signature = inspect.Signature([*own, *shared])
+    expanded.__signature__ = signature  # type: ignore[attr-defined]
+    expanded.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return expanded

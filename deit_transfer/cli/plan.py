@@ -1,0 +1,70 @@
+"""Own `plan finetune|scratch`: what a run would do and how long it would take, without a step."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from deit_transfer.cli.console import Output
+from deit_transfer.cli.options import (
+    DEFAULT_OUT,
+    DatasetArgument,
+    JsonFlag,
+    OutOption,
+    StartOption,
+    TrainingFlags,
+    with_training_flags,
+)
+
+if TYPE_CHECKING:
+    from deit_transfer.recipe.schema import Recipe
+
+app = typer.Typer(
+    help="Say what a run would do, and how long it would take.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+@with_training_flags
+def finetune(
+    dataset: DatasetArgument,
+    flags: TrainingFlags,
+    start: StartOption = None,
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan a fine-tuning run."""
+    from deit_transfer.run.choose import choose_recipe
+
+    recipe = choose_recipe(
+        "finetune", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
+    )
+    _plan(recipe, out, Output(as_json=as_json))
+
+
+@app.command()
+@with_training_flags
+def scratch(
+    dataset: DatasetArgument,
+    flags: TrainingFlags,
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan a run from random weights."""
+    from deit_transfer.run.choose import choose_recipe
+
+    recipe = choose_recipe(
+        "scratch", dataset, recipe_name=flags.recipe, overrides=flags.overrides()
+    )
+    _plan(recipe, out, Output(as_json=as_json))
+
+
+def _plan(recipe: "Recipe", out: Path, output: Output) -> None:
+    from deit_transfer.report.header import run_header
+    from deit_transfer.run.plan import plan
+
+    facts = plan(recipe, out=out)
+    output.finish(asdict(facts), run_header(facts))

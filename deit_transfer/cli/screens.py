@@ -1,0 +1,102 @@
+"""Own what a training run looks like while it runs: header, live bar, growing epoch table."""
+
+import time
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from deit_transfer.cli.console import Output
+from deit_transfer.engine.loop import StepReport
+from deit_transfer.report.tables import (
+    HeaderFacts,
+    epoch_columns,
+    epoch_header,
+    epoch_row,
+    result_table,
+    run_header,
+)
+
+PLAIN_LINE_EVERY_S = 30.0
+RATE_WINDOW_STEPS = 20
+
+
+class TrainingScreen:
+    """Show one run to a person: live on a terminal, in plain lines elsewhere.
+
+    Use as a context manager, so that the live bar is taken away whatever happens.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._console = output.console
+        self._live = self._console.is_terminal and not output.quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task: TaskID | None = None
+        self._heading_shown = False
+        self._last_line_at = time.monotonic()
+        self._recent: list[tuple[int, float]] = []
+
+    def __enter__(self) -> "TrainingScreen":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        self._output.tell(text)
+
+    def warn(self, text: str) -> None:
+        # shown even with --quiet
+        self._console.print(f"Warning: {text}", style="yellow", markup=False)
+
+    def header(self, facts: HeaderFacts) -> None:
+        self._heading_shown = False
+        self._recent.clear()
+        self._output.tell(run_header(facts))
+
+    def step(self, report: StepReport, total_steps: int) -> None:
+        self._recent = [*self._recent, (report.images, report.time_s)][-RATE_WINDOW_STEPS:]
+        seconds = sum(time_s for _, time_s in self._recent)
+        rate = sum(images for images, _ in self._recent) / max(seconds, 1e-9)
+        facts = f"loss {report.loss:.3f}  lr {report.lr:.1e}  {rate:.0f} img/s"
+        if self._live:
+            self._show_bar(f"epoch {report.epoch + 1}", facts, report.step + 1, total_steps)
+        elif time.monotonic() - self._last_line_at > PLAIN_LINE_EVERY_S:
+            self._last_line_at = time.monotonic()
+            left_s = (total_steps - report.step - 1) * seconds / len(self._recent)
+            step = f"step {report.step + 1}/{total_steps}"
+            self._output.tell(f"{step}  {facts}  training left {left_s / 60:.1f} min")
+
+    def scoring(self, split: str) -> None:
+        if self._live and self._task is not None:
+            self._progress.update(self._task, facts=f"scoring {split} ...")
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        columns = epoch_columns(distilled="heads" in record, ema="ema_top1" in record)
+        if not self._heading_shown:
+            self._output.tell(epoch_header(columns))
+            self._heading_shown = True
+        self._output.tell(epoch_row(record, columns))
+
+    def done(self, result: dict[str, Any]) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        if not self._output.as_json:
+            self._output.show(result_table(result))
+
+    def _show_bar(self, title: str, facts: str, done: int, total: int) -> None:
+        if self._task is None:
+            self._task = self._progress.add_task(title, total=total, facts=facts)
+        self._progress.update(
+            self._task, description=title, completed=done, total=total, facts=facts
+        )

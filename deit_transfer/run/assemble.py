@@ -1,0 +1,224 @@
+"""Own building the parts of a run from its recipe: the one place where settings meet classes."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from deit_transfer.data.contract import ImageSet
+from deit_transfer.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
+from deit_transfer.data.preparation import Preparation, make_preparation, normalise
+from deit_transfer.data.samplers import count_steps
+from deit_transfer.data.transforms import eval_transform, train_transform
+from deit_transfer.engine.distributed import World
+from deit_transfer.engine.ema import Ema, decay_for
+from deit_transfer.engine.objectives import Objective, make_objective
+from deit_transfer.engine.param_groups import make_optimizer
+from deit_transfer.engine.schedule import learning_rate, learning_rate_deit
+from deit_transfer.engine.seed import seed_model
+from deit_transfer.models.classifier import Classifier, build_classifier
+from deit_transfer.models.freeze import freeze
+from deit_transfer.models.start import StartWeights
+from deit_transfer.models.surgery import LoadReport, load_start
+from deit_transfer.recipe.checks import scaled_peak_lr
+from deit_transfer.recipe.durations import Durations, plan_durations, resolution_at
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.run.inputs import Inputs
+
+MAX_AUTO_WORKERS = 8
+
+
+def network(
+    recipe: Recipe, class_names: tuple[str, ...], start: StartWeights, device: torch.device
+) -> tuple[Classifier, LoadReport | None]:
+    """Build the network, load what it starts from, and freeze what is not trained."""
+    seed_model(recipe.run.seed)
+    classifier = build_classifier(
+        name=recipe.model.name,
+        num_classes=len(class_names),
+        resolution=recipe.model.resolution,
+        drop_path=recipe.model.drop_path,
+        drop=recipe.model.dropout,
+        dynamic_resolution=bool(recipe.schedule.progressive),
+        two_class_tokens=recipe.model.two_class_tokens,
+    )
+    report = None
+    if not start.is_none:
+        same_classes = start.class_names is not None and start.class_names == class_names
+        keep_head = recipe.model.keep_head and same_classes
+        report = load_start(classifier, start, keep_head=keep_head)
+        classifier.mean = start.mean or classifier.mean
+        classifier.std = start.std or classifier.std
+    freeze(classifier, recipe.model.freeze)
+    return classifier.to(device), report
+
+
+def durations(recipe: Recipe, *, num_images: int, world: World) -> Durations:
+    """Return the length of the run in steps."""
+    steps_per_epoch = count_steps(
+        num_images,
+        batch_size=recipe.schedule.batch_size,
+        repeats=recipe.augment.repeats,
+        compat=recipe.compat,
+    )
+    return plan_durations(recipe.schedule, steps_per_epoch=steps_per_epoch)
+
+
+def optimizer(recipe: Recipe, classifier: Classifier) -> Optimizer:
+    """Build the optimiser over the trainable parameters."""
+    settings = recipe.optim
+    return make_optimizer(
+        classifier.backbone,
+        name=settings.name,
+        peak_lr=scaled_peak_lr(recipe),
+        weight_decay=settings.weight_decay,
+        betas=settings.betas,
+        eps=settings.eps,
+        momentum=settings.momentum,
+        layer_decay=settings.layer_decay if settings.layer_decay < 1 else None,
+    )
+
+
+def ema(recipe: Recipe, classifier: Classifier, *, total_steps: int) -> Ema | None:
+    """Build the average of the weights, unless the recipe has none."""
+    if not recipe.optim.ema:
+        return None
+    return Ema(classifier, decay=recipe.optim.ema_decay or decay_for(total_steps))
+
+
+def objective(recipe: Recipe) -> Objective:
+    """Choose the training objective."""
+    return make_objective(
+        kind=recipe.distil.kind,
+        through=recipe.distil.through,
+        label=recipe.optim.label_loss,
+        alpha=recipe.distil.alpha,
+        tau=recipe.distil.tau,
+        two_class_tokens=recipe.model.two_class_tokens,
+        compat_deit=recipe.compat == "deit",
+    )
+
+
+def learning_rates(recipe: Recipe, plan: Durations) -> Callable[[int], float]:
+    """Return the learning rate as a function of the step."""
+    rates = {
+        "peak_lr": scaled_peak_lr(recipe),
+        "floor_lr": recipe.optim.floor_lr,
+        "warmup_lr": recipe.optim.warmup_lr,
+    }
+    if recipe.compat == "deit":
+        return partial(
+            learning_rate_deit,
+            steps_per_epoch=plan.steps_per_epoch,
+            epochs=plan.epochs,
+            warmup_epochs=recipe.schedule.warmup_epochs,
+            **rates,
+        )
+    return partial(
+        learning_rate, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps, **rates
+    )
+
+
+def preparation(recipe: Recipe, classifier: Classifier) -> Preparation:
+    """Return what turns a batch of pixels into normalised, mixed images and targets."""
+    augment = recipe.augment
+    return make_preparation(
+        mean=classifier.mean,
+        std=classifier.std,
+        num_classes=classifier.num_classes,
+        mixup=augment.mixup,
+        cutmix=augment.cutmix,
+        mixup_prob=augment.mix_prob,
+        switch_prob=augment.switch_prob,
+        smoothing=augment.smoothing,
+        erasing_prob=augment.erasing,
+    )
+
+
+def normalisation(classifier: Classifier) -> Callable[[Tensor], Tensor]:
+    """Return what turns pixels (B, 3, H, W) uint8 into the network's input."""
+    return partial(normalise, mean=classifier.mean, std=classifier.std)
+
+
+def batches(
+    recipe: Recipe,
+    inputs: Inputs,
+    classifier: Classifier,
+    plan: Durations,
+    *,
+    start_step: int,
+    world: World,
+) -> TrainBatches:
+    """Return this process's share of every step from `start_step` on."""
+    return train_batches(
+        inputs.train,
+        transform_for=partial(_training_transform, recipe, classifier.mean),
+        resolution_for_epoch=partial(
+            _resolution_for_epoch, recipe, plan.epochs, classifier.resolution
+        ),
+        seed=recipe.run.seed,
+        batch_size=recipe.schedule.batch_size,
+        micro_batch_size=recipe.schedule.micro_batch_size,
+        epochs=plan.epochs,
+        total_steps=plan.total_steps,
+        start_step=start_step,
+        repeats=recipe.augment.repeats,
+        rank=world.rank,
+        world_size=world.size,
+        workers=num_workers(recipe, world),
+        decode_cache_mb=recipe.data.decode_cache_mb,
+        compat=recipe.compat,
+    )
+
+
+def scoring_batches(
+    recipe: Recipe, images: ImageSet, classifier: Classifier, world: World
+) -> EvalBatches:
+    """Return this process's share of a split that is scored."""
+    return eval_batches(
+        images,
+        transform=eval_transform(
+            resolution=classifier.resolution, crop_pct=recipe.augment.crop_pct
+        ),
+        batch_size=recipe.run.eval_batch_size,
+        workers=num_workers(recipe, world),
+        rank=world.rank,
+        world_size=world.size,
+        allow_bad=recipe.data.allow_bad,
+    )
+
+
+def num_workers(recipe: Recipe, world: World) -> int:
+    """Return the loader processes: those asked for, or this process's share of the cores.
+
+    Where the network runs on the CPU too, extra processes only take its cores away.
+    """
+    if recipe.run.workers is not None:
+        return recipe.run.workers
+    if recipe.run.device == "cpu" or not torch.cuda.is_available():
+        return 0
+    return min(MAX_AUTO_WORKERS, (os.cpu_count() or 1) // world.size)
+
+
+def _training_transform(
+    recipe: Recipe, mean: tuple[float, float, float], resolution: int
+) -> Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]:
+    augment = recipe.augment
+    return train_transform(
+        resolution=resolution,
+        scale=(augment.crop_scale_min, 1.0),
+        hflip=augment.hflip,
+        policy=augment.policy,
+        randaugment=augment.randaugment,
+        color_jitter=augment.color_jitter,
+        mean=mean,
+    )
+
+
+def _resolution_for_epoch(recipe: Recipe, epochs: int, resolution: int, epoch: int) -> int:
+    return resolution_at(recipe.schedule, epoch=epoch, epochs=epochs, resolution=resolution)

@@ -1,0 +1,119 @@
+"""Own all that is decided before the first step: where, on what, from what, and for how long."""
+
+from dataclasses import dataclass
+
+import torch
+
+from deit_transfer.engine.distributed import World
+from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
+from deit_transfer.models.classifier import Classifier, choose_attention, set_attention
+from deit_transfer.models.start import StartWeights
+from deit_transfer.models.surgery import LoadReport
+from deit_transfer.recipe.durations import Durations
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.run import assemble
+from deit_transfer.run.inputs import Inputs
+from deit_transfer.run.speed import fit_budget, images_per_second, training_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """Hold what was settled by timing when a run first started, and must stay when it resumes."""
+
+    durations: Durations
+    attention: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """Hold a run that is ready to start; `estimated_s` is None where nothing was timed."""
+
+    recipe: Recipe
+    inputs: Inputs
+    start: StartWeights
+    classifier: Classifier
+    load_report: LoadReport | None
+    durations: Durations
+    device: torch.device
+    precision: Precision
+    attention: str
+    estimated_s: float | None
+    world: World
+
+
+def draw_blueprint(
+    recipe: Recipe,
+    inputs: Inputs,
+    start: StartWeights,
+    *,
+    world: World,
+    agreed: Agreed | None = None,
+) -> Blueprint:
+    """Decide everything that a run needs before its first step.
+
+    Args:
+        recipe: What is asked for.
+        inputs: The images.
+        start: The weights to start from.
+        world: The processes that will train together.
+        agreed: What was settled when the run was first started, when it is resumed.
+    """
+    device = resolve_device(recipe.run.device, local_rank=world.local_rank)
+    precision = resolve_precision(recipe.run.precision, device)
+    classifier, load_report = assemble.network(recipe, inputs.class_names, start, device)
+    asked = agreed.attention if agreed is not None else recipe.run.attention
+    attention = _settle_attention(asked, classifier, device, precision, world)
+    durations = (
+        agreed.durations
+        if agreed is not None
+        else assemble.durations(recipe, num_images=len(inputs.train), world=world)
+    )
+    speeds = {
+        pixels: world.size
+        * images_per_second(
+            classifier,
+            resolution=pixels,
+            batch_size=recipe.schedule.micro_batch_size or recipe.schedule.batch_size,
+            device=device,
+            precision=precision,
+        )
+        for pixels in {classifier.resolution, *(px for px, _ in recipe.schedule.progressive)}
+    }
+    resolution = classifier.resolution
+    estimated_s = training_seconds(durations, recipe, resolution=resolution, speeds=speeds)
+    if recipe.run.time_budget_minutes is not None and agreed is None:
+        budget_s = 60 * recipe.run.time_budget_minutes
+        durations = world.broadcast(
+            fit_budget(durations, estimated_s=estimated_s, budget_s=budget_s)
+        )
+        estimated_s = training_seconds(durations, recipe, resolution=resolution, speeds=speeds)
+    return Blueprint(
+        recipe=recipe,
+        inputs=inputs,
+        start=start,
+        classifier=classifier,
+        load_report=load_report,
+        durations=durations,
+        device=device,
+        precision=precision,
+        attention=attention,
+        estimated_s=estimated_s,
+        world=world,
+    )
+
+
+def _settle_attention(
+    asked: str, classifier: Classifier, device: torch.device, precision: Precision, world: World
+) -> str:
+    """Set the attention kernel that is asked for, or the faster one; return its name.
+
+    All processes take the main one's choice: the kernels differ in their last bits.
+    """
+    chosen = asked
+    if asked == "auto":
+        timed = choose_attention(
+            classifier, resolution=classifier.resolution, device=device, dtype=precision.dtype
+        )
+        chosen = world.broadcast(timed.attention)
+    set_attention(classifier, chosen)
+    return chosen

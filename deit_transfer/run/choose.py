@@ -1,0 +1,54 @@
+"""Own finding the recipe that a command asks for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deit_transfer.errors import UsageError
+from deit_transfer.recipe.loader import default_recipe_name, load_recipe
+from deit_transfer.recipe.schema import Mode, Recipe
+
+
+def choose_recipe(
+    mode: Mode,
+    dataset: str,
+    *,
+    recipe_name: str | None = None,
+    start: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return the checked recipe for a mode and dataset: the one named, or the shipped default.
+
+    Raises:
+        UsageError: The named recipe is for another mode, or the start does not fit the mode.
+        RecipeError: The recipe with the overrides has faults.
+    """
+    name = recipe_name or default_recipe_name(mode, dataset)
+    values: dict[str, Any] = {"data.dataset": _full_path(dataset), **(overrides or {})}
+    if start is not None:
+        values["model.start"] = _full_path(start)
+    recipe = load_recipe(name, overrides=values)
+    if recipe.mode != mode:
+        raise UsageError(
+            f"The recipe {name} is for '{recipe.mode}', not '{mode}'",
+            hint=f"deit-transfer {recipe.mode} {dataset} --recipe {name}",
+        )
+    if mode == "finetune" and recipe.model.start == "none":
+        raise UsageError(
+            "Fine-tuning needs weights to start from",
+            hint=f"deit-transfer finetune {dataset} --from imagenet; or "
+            f"deit-transfer scratch {dataset}",
+        )
+    if mode == "scratch" and recipe.model.start != "none":
+        raise UsageError(
+            f"Training from scratch starts from nothing, not from '{recipe.model.start}'",
+            hint=f"deit-transfer finetune {dataset} --from {recipe.model.start}",
+        )
+    return recipe
+
+
+def _full_path(name: str) -> str:
+    """Return an existing path in full, so that a run can be repeated from anywhere."""
+    path = Path(name).expanduser()
+    looks_like_path = path.exists() and (path.is_dir() or path.is_file())
+    return str(path.resolve()) if looks_like_path else name

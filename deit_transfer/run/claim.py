@@ -1,0 +1,177 @@
+"""Own taking possession of a run folder: a new one, or the one to go on with."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from deit_transfer.engine.distributed import World
+from deit_transfer.errors import StoppedError, UsageError
+from deit_transfer.models.start import StartWeights
+from deit_transfer.recipe.durations import Durations
+from deit_transfer.recipe.loader import differing_values, dump_recipe, load_recipe
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.run.blueprint import Agreed, Blueprint
+from deit_transfer.run.environment import describe_environment
+from deit_transfer.run.workdir import (
+    RECIPE_FILE,
+    RESULT_FILE,
+    RunFolder,
+    create_numbered_folder,
+    create_run_folder,
+    find_runs,
+)
+
+KEY_FILE = "key.json"
+AGREED_FILE = "agreed.json"
+LOAD_REPORT_FILE = "load_report.json"
+# where a run is computed may change its last bits, never what is computed
+PLACE_SETTINGS = {
+    "data.data_dir",
+    "data.decode_cache_mb",
+    "run.device",
+    "run.workers",
+    "run.eval_batch_size",
+    "run.save_every_minutes",
+    "run.attention",
+    "run.precision",
+}
+
+
+def run_key(recipe: Recipe, data_fingerprint: str, start: StartWeights) -> str:
+    """Return what names a result: settings that decide it, the data, and the start's weights."""
+    values = recipe.model_dump(mode="json", exclude={"title", "evidence", "sources"})
+    for location in PLACE_SETTINGS:
+        section, _, name = location.partition(".")
+        values[section].pop(name, None)
+    # the fingerprint and the digest name them better than a path does
+    values["data"].pop("dataset")
+    values["model"].pop("start")
+    described = json.dumps([values, data_fingerprint, _digest(start)], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def claim_run_folder(
+    out: Path, name: str | None, recipe: Recipe, *, key: str, resume: bool, world: World
+) -> RunFolder:
+    """Return a new run folder, or with `resume` the one of the same key; the same in all ranks.
+
+    Raises:
+        UsageError: The named run exists and resume is not asked for, or it is another run.
+    """
+    folder = _claim(out, name, recipe, key, resume) if world.is_main else None
+    path = world.broadcast(str(folder) if folder else "")
+    return folder or RunFolder(Path(path))
+
+
+def find_by_key(out: Path, key: str, *, finished: bool) -> RunFolder | None:
+    """Return the newest run below a folder that has this key and has, or has not, ended."""
+    for folder in reversed(find_runs(out) if out.is_dir() else []):
+        same = folder.read_json(KEY_FILE).get("key") == key
+        if same and (folder.path / RESULT_FILE).exists() == finished:
+            return folder
+    return None
+
+
+@contextmanager
+def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
+    """Hold the run folder's lock and keep its status file true, however the run ends."""
+    if not world.is_main:
+        yield
+        return
+    with folder.lock():
+        folder.set_status("running")
+        try:
+            yield
+        except StoppedError as stopped:
+            folder.set_status("stopped", stopped.message)
+            folder.log(stopped.message)
+            raise
+        except BaseException as error:
+            folder.set_status("failed", str(error) or type(error).__name__)
+            folder.log(f"failed: {error!r}")
+            raise
+        folder.set_status("done")
+
+
+def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
+    """Write down what was settled for the run, its classes, its data and what its start gave."""
+    if not blueprint.world.is_main:
+        return
+    inputs, report = blueprint.inputs, blueprint.load_report
+    agreed = Agreed(durations=blueprint.durations, attention=blueprint.attention)
+    folder.write_json(AGREED_FILE, asdict(agreed))
+    folder.write_json("classes.json", {"class_names": list(inputs.class_names)})
+    folder.write_json(
+        "data.json",
+        {
+            "dataset": inputs.dataset.info.name,
+            "layout": inputs.dataset.layout,
+            "root": str(inputs.dataset.root),
+            "notes": list(inputs.dataset.notes),
+            "counts": inputs.counts,
+            "fingerprint": inputs.fingerprint,
+        },
+    )
+    origin = {"start": blueprint.recipe.model.start, "origin": blueprint.start.origin}
+    folder.write_json(LOAD_REPORT_FILE, origin | (report.to_dict() if report is not None else {}))
+
+
+def read_agreed(folder: RunFolder) -> Agreed | None:
+    """Return what was settled when a run first started; None for a run that has not."""
+    stored = folder.read_json(AGREED_FILE)
+    if not stored:
+        return None
+    return Agreed(durations=Durations(**stored["durations"]), attention=stored["attention"])
+
+
+def _digest(start: StartWeights) -> str:
+    """Return what names the weights themselves, wherever they were read from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(start.state_dict.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _claim(out: Path, name: str | None, recipe: Recipe, key: str, resume: bool) -> RunFolder:
+    if resume and (folder := _earlier_run(out, name, recipe, key)):
+        return folder
+    dataset = Path(recipe.data.dataset).name
+    automatic = f"{dataset}/{recipe.mode}-{recipe.model.name}-seed{recipe.run.seed}"
+    if name is not None:
+        folder = create_run_folder(out, name)
+    else:
+        folder = create_numbered_folder(out, automatic)
+    folder.write_text(RECIPE_FILE, dump_recipe(recipe))
+    folder.write_json(KEY_FILE, {"key": key})
+    folder.write_json("environment.json", describe_environment())
+    return folder
+
+
+def _earlier_run(out: Path, name: str | None, recipe: Recipe, key: str) -> RunFolder | None:
+    """Return the run to go on with: the one of that name, or an unfinished one of that key."""
+    if name is None:
+        return find_by_key(out, key, finished=False) or find_by_key(out, key, finished=True)
+    folder = RunFolder(out / name)
+    if not (folder.path / RECIPE_FILE).is_file():
+        return None
+    if folder.read_json(KEY_FILE).get("key") != key:
+        changed = _changes(load_recipe(str(folder.path / RECIPE_FILE)), recipe)
+        raise UsageError(
+            f"{folder} was started with another recipe, other data or another start: {changed}",
+            hint="Repeat the settings it was started with, or give the new run another --name",
+        )
+    return folder
+
+
+def _changes(before: Recipe, now: Recipe) -> str:
+    changes = {
+        key: values
+        for key, values in differing_values(before, now).items()
+        if key not in PLACE_SETTINGS
+    }
+    listed = ", ".join(f"{key} was {a} and is {b}" for key, (a, b) in changes.items())
+    return listed or "the images, their labels or the weights have changed"

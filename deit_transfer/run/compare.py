@@ -1,0 +1,221 @@
+"""Own the comparison: the same data and seeds from scratch and from pretrained weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deit_transfer.analysis.comparison import ArmRuns, build_comparison
+from deit_transfer.engine.distributed import World
+from deit_transfer.errors import DataError
+from deit_transfer.models.start import read_start
+from deit_transfer.recipe.schema import Mode, Recipe
+from deit_transfer.report.figures import Series, curves_png
+from deit_transfer.report.markdown import comparison_markdown
+from deit_transfer.report.paper_figures import paper_top1
+from deit_transfer.run import assemble
+from deit_transfer.run.choose import choose_recipe
+from deit_transfer.run.claim import find_by_key, run_key
+from deit_transfer.run.inputs import Inputs, load_inputs
+from deit_transfer.run.observer import Observer, Silent
+from deit_transfer.run.result import read_correct
+from deit_transfer.run.train import train
+from deit_transfer.run.workdir import (
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    RunFolder,
+    create_numbered_folder,
+    create_run_folder,
+)
+
+COMPARISON_FILE = "comparison.json"
+FIGURE_FILE = "curves.png"
+REPORT_FILE = "report.md"
+Budget = Literal["recipe", "equal-images"]
+DEFAULT_ARMS: tuple[Mode, ...] = ("scratch", "finetune")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Hold one finished run of an arm."""
+
+    folder: RunFolder
+    result: dict[str, Any]
+    reused: bool
+
+
+def compare(
+    dataset: str,
+    *,
+    start: str,
+    seeds: int,
+    out: Path,
+    name: str | None = None,
+    budget: Budget = "recipe",
+    recipe_names: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    labels: Sequence[str] = (),
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Train every arm with every seed, and return the comparison object.
+
+    Args:
+        dataset: Catalogue name or folder.
+        start: What the fine-tuned arm starts from.
+        seeds: Runs per arm; both arms use the seeds from the recipe's on.
+        out: Folder that holds the runs.
+        name: Folder of the comparison below `out`; None makes one.
+        budget: `recipe` gives each arm its own recipe's length; `equal-images` gives all arms
+            the images of the fine-tuned one.
+        recipe_names: Recipe by arm; the default recipes where not given.
+        overrides: Recipe settings for all arms, by dotted location.
+        labels: What a reader must know to judge the figures.
+        observer: Who is told what happens.
+
+    Raises:
+        DataError: The arms would not see the same data.
+    """
+    observer = observer or Silent()
+    recipes = {
+        arm: choose_recipe(
+            arm,
+            dataset,
+            recipe_name=(recipe_names or {}).get(arm),
+            start=start if arm == "finetune" else None,
+            overrides=overrides,
+        )
+        for arm in DEFAULT_ARMS
+    }
+    inputs = _shared_inputs(recipes)
+    if budget == "equal-images":
+        recipes = _equal_images(recipes, len(inputs.train))
+    trained: dict[str, list[Trained]] = {arm: [] for arm in recipes}
+    first_seed = recipes["finetune"].run.seed
+    for seed in range(first_seed, first_seed + seeds):
+        for arm, recipe in recipes.items():
+            observer.note(f"\n{arm}, seed {seed} (run {seed - first_seed + 1} of {seeds})")
+            trained[arm].append(_train_or_reuse(_with_seed(recipe, seed), out, inputs, observer))
+    comparison = build_comparison(
+        arms=[_arm(arm, runs, recipes[arm], inputs) for arm, runs in trained.items()],
+        dataset=inputs.dataset.info.name,
+        model=recipes["finetune"].model.name,
+        start=recipes["finetune"].model.start,
+        budget=budget,
+        labels=labels,
+    )
+    return _write(comparison, trained, inputs, out, name)
+
+
+def _shared_inputs(recipes: Mapping[Mode, Recipe]) -> Inputs:
+    """Load the data once; every arm's settings must describe the same images and splits."""
+    settings = {arm: recipe.data for arm, recipe in recipes.items()}
+    loaded = {arm: load_inputs(data) for arm, data in settings.items()}
+    first = next(iter(loaded.values()))
+    for arm, inputs in loaded.items():
+        if inputs.fingerprint != first.fingerprint:
+            raise DataError(
+                f"The arms would not see the same data: {arm} has {inputs.counts}, "
+                f"{next(iter(loaded))} has {first.counts}",
+                hint="Give both recipes the same [data] section",
+            )
+    return first
+
+
+def _equal_images(recipes: dict[Mode, Recipe], num_images: int) -> dict[Mode, Recipe]:
+    plan = assemble.durations(recipes["finetune"], num_images=num_images, world=World())
+    images = plan.total_steps * recipes["finetune"].schedule.batch_size
+    return {arm: _with_images(recipe, images, num_images) for arm, recipe in recipes.items()}
+
+
+def _with_images(recipe: Recipe, images: int, num_images: int) -> Recipe:
+    """Return the recipe with its schedule stretched or cut to see this many images."""
+    steps = max(1, round(images / recipe.schedule.batch_size))
+    length = {"min_steps": steps, "max_steps": steps, "epochs": 1, "warmup_epochs": 0.0}
+    return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update=length)})
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})})
+
+
+def _train_or_reuse(recipe: Recipe, out: Path, inputs: Inputs, observer: Observer) -> Trained:
+    start = read_start(recipe.model.start, model_name=recipe.model.name)
+    key = run_key(recipe, inputs.fingerprint, start)
+    if found := find_by_key(out, key, finished=True):
+        observer.note(f"reused: {found} was trained with this recipe on this data")
+        return Trained(found, found.read_json(RESULT_FILE), reused=True)
+    # an arm that was cut off goes on where it stopped
+    result = train(recipe, out=out, resume=True, inputs=inputs, observer=observer)
+    return Trained(RunFolder(Path(result["run"])), result, reused=False)
+
+
+def _arm(arm: str, runs: Sequence[Trained], recipe: Recipe, inputs: Inputs) -> ArmRuns:
+    paper = paper_top1(inputs.dataset.info.name, recipe.model.name, recipe.mode)
+    return ArmRuns(
+        arm=arm,
+        results=[run.result for run in runs],
+        correct=[_correct(run.folder, inputs) for run in runs],
+        paper_top1=paper.top1 if paper is not None else None,
+        paper_label=paper.label if paper is not None else "",
+        reused=sum(run.reused for run in runs),
+    )
+
+
+def _correct(folder: RunFolder, inputs: Inputs) -> NDArray[np.bool_]:
+    """Return which test images a run got right, joined by image id, in the split's order."""
+    right = read_correct(folder.path / PREDICTIONS_FILE)
+    missing = [name for name in inputs.test.ids if name not in right]
+    if missing:
+        raise DataError(
+            f"{folder} has no prediction for {len(missing)} test images, such as {missing[0]}",
+            hint="Score it again, or remove the run so that it is trained anew",
+        )
+    return np.array([right[name] for name in inputs.test.ids])
+
+
+def _write(
+    comparison: dict[str, Any],
+    trained: Mapping[str, Sequence[Trained]],
+    inputs: Inputs,
+    out: Path,
+    name: str | None,
+) -> dict[str, Any]:
+    title = f"{comparison['dataset']}-{comparison['model']}"
+    folder = (
+        create_numbered_folder(out / "comparisons", title)
+        if name is None
+        else create_run_folder(out, name)
+    )
+    comparison = {
+        **comparison,
+        "folder": str(folder),
+        "counts": inputs.counts,
+        "data_fingerprint": inputs.fingerprint,
+    }
+    paper = {a["arm"]: a["paper_top1"] for a in comparison["arms"] if a["paper_top1"] is not None}
+    curves_png(
+        folder.path / FIGURE_FILE,
+        [_series(arm, run) for arm, runs in trained.items() for run in runs],
+        title=f"{comparison['model']} on {comparison['dataset']}",
+        paper_top1=paper,
+    )
+    folder.write_json(COMPARISON_FILE, comparison)
+    folder.write_text(REPORT_FILE, comparison_markdown(comparison, figure=FIGURE_FILE))
+    return comparison
+
+
+def _series(arm: str, run: Trained) -> Series:
+    records = run.folder.metrics()
+    return Series(
+        label=f"{arm}, seed {run.result['seed']}",
+        arm=arm,
+        seed=run.result["seed"],
+        epochs=[record["epoch"] for record in records],
+        images_seen=[record["images_seen"] for record in records],
+        val_top1=[record.get("val_top1") for record in records],
+        train_loss=[record["loss"] for record in records],
+        test_top1=run.result["top1"],
+    )

@@ -1,0 +1,90 @@
+"""Own scoring a finished run: again on its own test split, or on another dataset."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deit_transfer.data.catalog import load_dataset
+from deit_transfer.data.contract import Dataset, ImageSet
+from deit_transfer.engine.distributed import World
+from deit_transfer.engine.precision import resolve_device, resolve_precision
+from deit_transfer.engine.scoring import predict
+from deit_transfer.engine.stop import StopSignals
+from deit_transfer.errors import DataError
+from deit_transfer.models.start import read_model
+from deit_transfer.recipe.loader import load_recipe
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.run import assemble
+from deit_transfer.run.inputs import load_inputs
+from deit_transfer.run.result import score_facts
+from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, open_run
+
+
+def evaluate(
+    run: Path, dataset_name: str | None = None, *, overrides: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Score a run's network and return the result object.
+
+    Args:
+        run: Folder of a finished run.
+        dataset_name: Catalogue name or folder; None scores the run's own test split.
+        overrides: Recipe settings of place and precision, by dotted location.
+
+    Raises:
+        DataError: The folder is no run, or the dataset has classes that the run never saw.
+    """
+    folder = open_run(run)
+    recipe = load_recipe(str(folder.path / RECIPE_FILE), overrides=overrides)
+    device = resolve_device(recipe.run.device)
+    precision = resolve_precision(recipe.run.precision, device)
+    classifier, class_names = read_model(folder.path, device=device)
+    if dataset_name is None:
+        inputs = load_inputs(recipe.data)
+        title, test, notes = inputs.dataset.info.name, inputs.test, inputs.dataset.notes
+    else:
+        dataset = _load_other(dataset_name, recipe)
+        title, notes = dataset.info.name, dataset.notes
+        test = _in_run_classes(dataset, class_names)
+    with StopSignals() as stop:
+        predictions = predict(
+            classifier,
+            assemble.scoring_batches(recipe, test, classifier, World()),
+            device=device,
+            precision=precision,
+            normalise=assemble.normalisation(classifier),
+            stop=stop,
+        )
+    earlier = folder.read_json(RESULT_FILE)
+    kept = ("mode", "model", "start", "seed", "epochs", "images_seen", "weights")
+    return {
+        "run": str(run),
+        "dataset": title,
+        **{key: earlier.get(key) for key in kept},
+        **score_facts(predictions),
+        "headline": recipe.data.headline,
+        "notes": list(notes),
+        "device": str(device),
+        "precision": precision.name,
+    }
+
+
+def _load_other(name: str, recipe: Recipe) -> Dataset:
+    data_dir = Path(recipe.data.data_dir) if recipe.data.data_dir else None
+    return load_dataset(name, data_dir=data_dir, for_evaluation=True)
+
+
+def _in_run_classes(dataset: Dataset, class_names: tuple[str, ...]) -> ImageSet:
+    """Return the test split labelled as the run numbers its classes; names decide, never order."""
+    number = {name: label for label, name in enumerate(class_names)}
+    unknown = [name for name in dataset.class_names if name not in number]
+    if unknown:
+        raise DataError(
+            f"{dataset.info.title} has classes that the run was not trained on: "
+            f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}",
+            hint=f"The run knows {', '.join(class_names[:10])}"
+            f"{' ...' if len(class_names) > 10 else ''}",
+        )
+    renumbered = np.array([number[name] for name in dataset.class_names], dtype=np.int64)
+    test = dataset.splits["test"]
+    return test.relabel(renumbered[test.labels])

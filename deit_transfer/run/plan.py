@@ -1,0 +1,22 @@
+"""Own the plan: all that a run would do, decided and checked, without a single step."""
+
+from pathlib import Path
+
+from deit_transfer.engine.distributed import World
+from deit_transfer.engine.stop import StopSignals
+from deit_transfer.models.start import read_start
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.report.header import HeaderFacts
+from deit_transfer.run.blueprint import draw_blueprint
+from deit_transfer.run.header import header_facts
+from deit_transfer.run.inputs import load_inputs
+
+
+def plan(recipe: Recipe, *, out: Path) -> HeaderFacts:
+    """Return what a run would do; reads data and weights, times the network, writes nothing."""
+    with StopSignals() as stop:
+        inputs = load_inputs(recipe.data)
+        start = read_start(recipe.model.start, model_name=recipe.model.name)
+        stop.check()
+        blueprint = draw_blueprint(recipe, inputs, start, world=World())
+        return header_facts(blueprint, folder=f"a new one below {out}")

@@ -1,0 +1,251 @@
+"""Own what happens between two steps: counting, scoring an epoch, saving, stopping, resuming.
+
+A checkpoint is written before an epoch is scored. Whatever kills the run then, a resumed run
+loads it, scores the same epoch again, and goes on to the same weights and the same records.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from deit_transfer.data.contract import ImageSet
+from deit_transfer.engine.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from deit_transfer.engine.ema import Ema
+from deit_transfer.engine.loop import NonFinite, StepReport
+from deit_transfer.engine.scoring import Predictions, Scores, head_scores, predict
+from deit_transfer.engine.stop import StopSignals
+from deit_transfer.run import assemble
+from deit_transfer.run.blueprint import Blueprint
+from deit_transfer.run.observer import Observer
+from deit_transfer.run.progress import Progress
+from deit_transfer.run.workdir import RunFolder
+
+NONFINITE_FILE = "nonfinite.json"
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Hold the parts of a run that change as it goes."""
+
+    blueprint: Blueprint
+    optimizer: Optimizer
+    ema: Ema | None
+    scaler: GradScaler
+    folder: RunFolder
+    observer: Observer
+    stop: StopSignals
+    progress: Progress = field(default_factory=Progress)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    _saved_at: float = field(default_factory=time.monotonic)
+    _counted_at: float = field(default_factory=time.monotonic)
+    _num_replaced: int = 0
+
+    @property
+    def selection_split(self) -> ImageSet | None:
+        """The split that is scored after every epoch; None where nothing is held out."""
+        return (
+            self.blueprint.inputs.test
+            if self.blueprint.recipe.data.select == "test"
+            else self.blueprint.inputs.val
+        )
+
+    def resume(self) -> None:
+        """Load the newest whole checkpoint, if there is any, and finish what it had begun."""
+        if not list_checkpoints(self.folder.checkpoints, tag="last"):
+            self._save()
+            return
+        self.restore()
+        self._say(
+            f"resumed at step {self.progress.steps_done} of {self.blueprint.durations.total_steps}"
+        )
+        self.records = [
+            record for record in self.folder.metrics() if record["step"] < self.progress.steps_done
+        ]
+        if self._at_epoch_end():
+            self._end_epoch()
+
+    def restore(self) -> None:
+        """Put network, optimiser, average and counts back to the newest whole checkpoint."""
+        saved = load_checkpoint(self.folder.checkpoints, tag="last")
+        for problem in saved.problems:
+            self.observer.warn(f"{problem}; went back to {saved.path.name}")
+            self.folder.log(f"checkpoint problem: {problem}")
+        self.blueprint.classifier.load_state_dict(saved.model)
+        if self.ema is not None and saved.ema is not None:
+            self.ema.load_state_dict(saved.ema)
+        self.optimizer.load_state_dict(saved.state["optimizer"])
+        self.scaler.load_state_dict(saved.state["scaler"])
+        self.progress = Progress.from_state(saved.state["progress"])
+
+    def after_step(self, report: StepReport, *, replaced: list[str]) -> None:
+        """Count a step, show it, and score, save or stop where it is time to."""
+        self.progress.add(report)
+        self.observer.step(report, self.blueprint.durations.total_steps)
+        self._tell_replaced(replaced)
+        if self._at_epoch_end():
+            self._save()
+            self._end_epoch()
+        stopping = self.stop.requested(self.blueprint.world)
+        due = time.monotonic() - self._saved_at > 60 * self.blueprint.recipe.run.save_every_minutes
+        if stopping or self.blueprint.world.broadcast(due):
+            self._save()
+        if stopping:
+            self.stop.check(self.blueprint.world)
+
+    def record_nonfinite(self, incident: NonFinite) -> None:
+        """Write down where a loss or gradient stopped being a number, with the images' names."""
+        if self.blueprint.world.is_main:
+            ids = self.blueprint.inputs.train.ids
+            self.folder.write_json(
+                NONFINITE_FILE,
+                {
+                    "step": incident.step,
+                    "epoch": incident.epoch + 1,
+                    "lr": incident.lr,
+                    "loss": repr(incident.loss),
+                    "grad_norm": repr(incident.grad_norm),
+                    "policy": incident.policy,
+                    "seen": incident.seen,
+                    "images": [ids[index] for index in incident.indices],
+                    "suspects": [ids[index] for index in incident.suspects],
+                },
+            )
+        self.observer.warn(
+            f"step {incident.step}: the loss or gradient is not finite; details are in "
+            f"{self.folder.path / NONFINITE_FILE}"
+        )
+
+    def predict(self, model: nn.Module, images: ImageSet) -> Predictions:
+        """Return a model's answers on a split."""
+        return predict(
+            model,
+            assemble.scoring_batches(
+                self.blueprint.recipe, images, self.blueprint.classifier, self.blueprint.world
+            ),
+            device=self.blueprint.device,
+            precision=self.blueprint.precision,
+            normalise=assemble.normalisation(self.blueprint.classifier),
+            world=self.blueprint.world,
+            stop=self.stop,
+        )
+
+    def selected_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the weights that selection prefers, and what is known of them."""
+        if self.progress.best is None:
+            epoch = {"epoch": self.progress.epoch + 1, "step": self.progress.steps_done}
+            return self.blueprint.classifier.state_dict(), {
+                **epoch,
+                "weights": "raw",
+                "value": None,
+            }
+        return load_checkpoint(self.folder.checkpoints, tag="best").model, self.progress.best
+
+    def _at_epoch_end(self) -> bool:
+        done = self.progress.steps_done
+        at_edge = (
+            done % self.blueprint.durations.steps_per_epoch == 0
+            or done == self.blueprint.durations.total_steps
+        )
+        return done > 0 and at_edge
+
+    def _end_epoch(self) -> None:
+        """Score the epoch, keep its weights if they are the best so far, and record it."""
+        record = self.progress.close_epoch(epochs=self.blueprint.durations.epochs)
+        if (images := self.selection_split) is not None:
+            split = "test" if images is self.blueprint.inputs.test else "val"
+            self.observer.scoring(split)
+            scored = {"raw": head_scores(self.predict(self.blueprint.classifier, images))}
+            if self.ema is not None:
+                scored["ema"] = head_scores(self.predict(self.ema.model, images))
+            record |= _scores_record(scored)
+            if self.blueprint.recipe.data.select != "last":
+                self._keep_best(scored, record["epoch"])
+        self.count_seconds()
+        record["seconds"] = self.progress.seconds
+        self.records.append(record)
+        if self.blueprint.world.is_main:
+            self.folder.write_metrics(self.records)
+        self.observer.epoch(record)
+
+    def _keep_best(self, scored: dict[str, dict[str, Scores]], epoch: int) -> None:
+        headline = self.blueprint.recipe.data.headline
+        values = {
+            weights: (s["joint"].top1 if headline == "top1" else s["joint"].mean_per_class)
+            for weights, s in scored.items()
+        }
+        # on equal figures the average wins, which is the less noisy of the two
+        weights = max(values, key=lambda name: (values[name], name == "ema"))
+        best = self.progress.best
+        if best is not None and values[weights] <= best["value"]:
+            return
+        model = (
+            self.blueprint.classifier if weights == "raw" or self.ema is None else self.ema.model
+        )
+        step = self.progress.steps_done
+        if self.blueprint.world.is_main:
+            save_checkpoint(
+                self.folder.checkpoints, tag="best", step=step, model=model.state_dict()
+            )
+        self.progress.best = {
+            "epoch": epoch,
+            "step": step,
+            "weights": weights,
+            "value": values[weights],
+        }
+
+    def _save(self) -> None:
+        self.count_seconds()
+        if self.blueprint.world.is_main:
+            save_checkpoint(
+                self.folder.checkpoints,
+                tag="last",
+                step=self.progress.steps_done,
+                model=self.blueprint.classifier.state_dict(),
+                ema=self.ema.state_dict() if self.ema is not None else None,
+                state={
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
+                    "progress": self.progress.state(),
+                },
+            )
+        self._saved_at = time.monotonic()
+
+    def count_seconds(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._counted_at
+        self._counted_at = now
+
+    def _tell_replaced(self, replaced: list[str]) -> None:
+        for text in replaced[self._num_replaced :]:
+            self.observer.warn(f"unreadable image, another was trained on instead: {text}")
+            self.folder.log(f"replaced: {text}")
+        self._num_replaced = len(replaced)
+
+    def _say(self, text: str) -> None:
+        self.observer.note(text)
+        if self.blueprint.world.is_main:
+            self.folder.log(text)
+
+
+def _scores_record(scored: dict[str, dict[str, Scores]]) -> dict[str, Any]:
+    raw = scored["raw"]["joint"]
+    record: dict[str, Any] = {
+        "val_top1": raw.top1,
+        "val_top5": raw.top5,
+        "val_mean_per_class": raw.mean_per_class,
+        "val_loss": raw.loss,
+    }
+    if "distil" in scored["raw"]:
+        record["heads"] = {name: head.top1 for name, head in scored["raw"].items()}
+    if "ema" in scored:
+        record["ema_top1"] = scored["ema"]["joint"].top1
+        record["ema_loss"] = scored["ema"]["joint"].loss
+    return record

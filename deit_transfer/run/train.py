@@ -1,0 +1,132 @@
+"""Own one training run, told in the order it happens: data, start, network, steps, result."""
+
+from pathlib import Path
+from typing import Any
+
+from deit_transfer.engine.distributed import World
+from deit_transfer.engine.loop import train_steps
+from deit_transfer.engine.stop import StopSignals
+from deit_transfer.models.start import StartWeights, read_start
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.run import assemble
+from deit_transfer.run.blueprint import draw_blueprint
+from deit_transfer.run.claim import (
+    claim_run_folder,
+    read_agreed,
+    record_blueprint,
+    run_key,
+    watch_status,
+)
+from deit_transfer.run.header import header_facts
+from deit_transfer.run.inputs import Inputs, load_inputs
+from deit_transfer.run.observer import Observer, Silent
+from deit_transfer.run.result import finish
+from deit_transfer.run.session import Session
+from deit_transfer.run.workdir import RESULT_FILE, RunFolder
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: Path,
+    name: str | None = None,
+    resume: bool = False,
+    inputs: Inputs | None = None,
+    observer: Observer | None = None,
+    world: World | None = None,
+) -> dict[str, Any]:
+    """Train what a recipe says and score it once on the test split.
+
+    Args:
+        recipe: Checked and whole.
+        out: Folder that holds the runs.
+        name: The run's folder below `out`; None makes one from dataset, mode, model and seed.
+        resume: Go on with the unfinished run of this recipe and data; start it if there is none.
+        inputs: The data, when the caller has loaded it already.
+        observer: Who is told what happens.
+        world: The processes that train together; None for one.
+
+    Returns:
+        The result object, as it stands in `result.json`.
+
+    Raises:
+        StoppedError: A signal arrived; the state is saved.
+    """
+    observer, world = observer or Silent(), world or World()
+    with StopSignals() as stop:
+        inputs = inputs or load_inputs(recipe.data)
+        start = read_start(recipe.model.start, model_name=recipe.model.name)
+        stop.check(world)
+        key = run_key(recipe, inputs.fingerprint, start)
+        folder = claim_run_folder(out, name, recipe, key=key, resume=resume, world=world)
+        with watch_status(folder, world):
+            result = folder.read_json(RESULT_FILE)
+            if result:
+                observer.note(f"{folder} is finished already: nothing is left to do")
+            else:
+                result = _train(recipe, inputs, start, folder, observer, world, stop)
+            observer.done(result)
+            return result
+
+
+def _train(
+    recipe: Recipe,
+    inputs: Inputs,
+    start: StartWeights,
+    folder: RunFolder,
+    observer: Observer,
+    world: World,
+    stop: StopSignals,
+) -> dict[str, Any]:
+    # Device, network and length
+    blueprint = draw_blueprint(recipe, inputs, start, world=world, agreed=read_agreed(folder))
+    classifier, durations = blueprint.classifier, blueprint.durations
+    record_blueprint(folder, blueprint)
+    observer.header(header_facts(blueprint, folder=str(folder)))
+
+    # Optimiser, average, and where an earlier attempt left off
+    session = Session(
+        blueprint=blueprint,
+        optimizer=assemble.optimizer(recipe, classifier),
+        ema=assemble.ema(recipe, classifier, total_steps=durations.total_steps),
+        scaler=blueprint.precision.make_scaler(),
+        folder=folder,
+        observer=observer,
+        stop=stop,
+    )
+    session.resume()
+
+    # The steps
+    batches = assemble.batches(
+        recipe,
+        inputs,
+        classifier,
+        durations,
+        start_step=session.progress.steps_done,
+        world=world,
+    )
+    for report in train_steps(
+        model=classifier,
+        batches=batches,
+        prepare=assemble.preparation(recipe, classifier),
+        objective=assemble.objective(recipe),
+        optimizer=session.optimizer,
+        lr_at=assemble.learning_rates(recipe, durations),
+        precision=blueprint.precision,
+        device=blueprint.device,
+        seed=recipe.run.seed,
+        scaler=session.scaler,
+        ema=session.ema,
+        clip_grad_norm=recipe.optim.clip_grad_norm,
+        nonfinite=recipe.run.nonfinite,
+        nonfinite_budget=recipe.run.nonfinite_budget,
+        nonfinite_seen=session.progress.nonfinite_seen,
+        on_nonfinite=session.record_nonfinite,
+        restore=session.restore,
+        forward_size=session.progress.forward_size,
+        world=world,
+    ):
+        session.after_step(report, replaced=batches.replaced)
+
+    # The result
+    return finish(session)

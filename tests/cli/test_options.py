@@ -1,0 +1,56 @@
+"""The command line is small and frozen: a new setting belongs to the recipe schema."""
+
+import typer.main
+
+from deit_transfer.cli.app import app
+from deit_transfer.cli.options import FLAG_LOCATIONS
+from deit_transfer.recipe.loader import field_locations
+
+TRAINING = {
+    "--model", "--recipe", "--data-dir", "--epochs", "--batch-size", "--lr", "--resolution",
+    "--seed", "--train-limit", "--fraction", "--workers", "--device", "--precision",
+    "--time-budget", "--set",
+}  # fmt: skip
+SCREEN = {"--json", "--quiet", "-q"}
+
+ALLOWED = {
+    "demo": {"--seeds", "--out"} | SCREEN,
+    "finetune": TRAINING | SCREEN | {"--from", "--out", "--name", "--resume"},
+    "scratch": TRAINING | SCREEN | {"--out", "--name", "--resume"},
+    "compare": TRAINING | SCREEN | {"--from", "--seeds", "--budget", "--out", "--name"},
+    "evaluate": SCREEN | {"--data-dir", "--device", "--precision", "--workers"},
+    "plan finetune": TRAINING | {"--from", "--out", "--json"},
+    "plan scratch": TRAINING | {"--out", "--json"},
+    "recipes list": {"--json"},
+    "recipes show": {"--json"},
+    "recipes diff": {"--json"},
+    "recipes check": {"--json"},
+    "data list": {"--data-dir", "--json"},
+    "data check": {"--data-dir", "--json"},
+    "runs list": {"--json"},
+    "runs show": {"--json"},
+}
+
+
+def found_options() -> dict[str, set[str]]:
+    found = {}
+
+    def walk(command: object, name: str) -> None:
+        for child_name, child in getattr(command, "commands", {}).items():
+            walk(child, f"{name} {child_name}".strip())
+        if not hasattr(command, "commands"):
+            options = {
+                text for p in command.params if p.param_type_name == "option" for text in p.opts
+            }
+            found[name] = options - {"--help"}
+
+    walk(typer.main.get_command(app), "")
+    return found
+
+
+def test_no_command_and_no_option_was_added_or_lost() -> None:
+    assert found_options() == ALLOWED
+
+
+def test_every_flag_changes_a_setting_that_exists() -> None:
+    assert set(FLAG_LOCATIONS.values()) <= set(field_locations())
