@@ -1,18 +1,24 @@
-"""Own the tables that list things: datasets, recipes, runs, a dataset's check, loaded weights."""
+"""Own the tables that list things: datasets, recipes, settings, a dataset's check, weights."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from deit_transfer.report.look import Look, Screen, facts_table, new_table
-from deit_transfer.report.numbers import NOTHING, counts_text, grouped, listed, percent
+from deit_transfer.report.numbers import NOTHING, counts_text, grouped, listed
 
 Row = Mapping[str, Any]
 
-NUMBERS = ("classes", "seed", "top-1", "weights")
+ACCESS = {
+    "embedded": "built in",
+    "download": "not here; downloaded when used",
+    "by hand": "not here; placed by hand",
+}
+NUMBERS = ("classes", "weights")
 MOST_NAME_WIDTH = 34
 SHOWN_COPIED, SHOWN_CHANGED = 3, 24
 SHOWN_PROBLEMS = 20
@@ -23,7 +29,8 @@ def dataset_table(rows: Sequence[Row]) -> Screen:
 
     Args:
         rows: Each `name`, `title`, `num_classes` (None where the folder decides), `counts`
-            (images per split), `licence`, and `found`, where it lies (empty when missing).
+            (images per split), `licence`, `found`, where it lies (None when it does not), and
+            `access`, how one comes by it (embedded, download, by hand).
     """
 
     def build(look: Look) -> Table:
@@ -31,9 +38,11 @@ def dataset_table(rows: Sequence[Row]) -> Screen:
         for row in rows:
             about = look.lines(x for x in (row["title"], row.get("licence")) if x)
             images = look.lines(f"{split} {grouped(n)}" for split, n in row["counts"].items())
-            where = look.text(row.get("found") or "not on disk yet")
+            missing = ACCESS.get(row.get("access") or "", "not here")
+            where = look.text(row.get("found") or missing)
             classes = look.text(grouped(row.get("num_classes")))
             table.add_row(look.text(row["name"]), about, classes, images, where)
+        _keep_whole(table, [row["name"] for row in rows])
         return table
 
     return Screen(build)
@@ -43,14 +52,16 @@ def recipe_table(rows: Sequence[Row]) -> Screen:
     """Return the recipes: one row each, at most 80 columns.
 
     Args:
-        rows: Each `name`, `title`, `model`, and what is known of it: `measured`, `minutes`.
+        rows: Each `name`, `title`, `model`, and what is known of it, each where it is given:
+            `measured`, `minutes`, `paper`.
     """
 
     def build(look: Look) -> Table:
-        table = _table(look, ("recipe, model", "what", "measured"))
+        table = _table(look, ("recipe, model", "what", "result"))
         for row in rows:
             minutes = row.get("minutes")
-            known = [row.get("measured"), "" if minutes is None else f"{minutes:g} min"]
+            paper = f"paper: {row['paper']}" if row.get("paper") else ""
+            known = [row.get("measured"), "" if minutes is None else f"{minutes:g} min", paper]
             table.add_row(
                 look.lines(x for x in (row["name"], row.get("model")) if x),
                 look.text(row.get("title") or NOTHING),
@@ -62,23 +73,23 @@ def recipe_table(rows: Sequence[Row]) -> Screen:
     return Screen(build)
 
 
-def runs_table(rows: Sequence[Row]) -> Screen:
-    """Return the runs of a folder: one row each, at most 80 columns.
+def difference_table(rows: Sequence[Row], *, first: str, second: str) -> Screen:
+    """Return the settings in which two recipes differ, at most 80 columns.
 
     Args:
-        rows: Each `run` (name), `mode`, `model`, `dataset`, `start`, `seed`, `top1` (None until
-            scored), `state` (running, done, stopped, failed) and `time` (when it last changed).
+        rows: Each `setting`, `first` and `second`, its value on either side; None where unset.
+        first: Name of the recipe on the left.
+        second: Name of the recipe on the right.
     """
 
-    def build(look: Look) -> Table:
-        table = _table(look, ("run", "seed", "top-1", "state"))
+    def build(look: Look) -> RenderableType:
+        if not rows:
+            return look.text(f"{first} and {second} differ in no setting.")
+        table = _table(look, ("setting", first, second))
         for row in rows:
-            table.add_row(
-                look.lines([row["run"], _what_ran(row)]),
-                look.text(row.get("seed", NOTHING)),
-                look.text(percent(row.get("top1"), digits=2)),
-                look.lines(x for x in (row.get("state"), row.get("time")) if x),
-            )
+            cells = [row["setting"], _value(row["first"]), _value(row["second"])]
+            table.add_row(*(look.text(cell) for cell in cells))
+        _keep_whole(table, [row["setting"] for row in rows])
         return table
 
     return Screen(build)
@@ -130,20 +141,18 @@ def _table(look: Look, titles: Iterable[str]) -> Table:
         if title in NUMBERS:
             table.add_column(title, justify="right", no_wrap=True)
         else:
-            table.add_column(title, overflow="fold")
+            table.add_column(look.text(title), overflow="fold")
     return table
 
 
 def _keep_whole(table: Table, names: Sequence[str | None]) -> None:
-    """Keep the names of the first column on one line, unless that would starve the others."""
-    longest = max((len(name or "") for name in names), default=0)
-    table.columns[0].no_wrap = longest <= MOST_NAME_WIDTH
+    """Give the first column the width of its names, up to where the others would starve."""
+    longest = max((cell_len(name or "") for name in names), default=0)
+    table.columns[0].width = min(longest, MOST_NAME_WIDTH)
 
 
-def _what_ran(row: Row) -> str:
-    start = row.get("start")
-    origin = f" from {start}" if start and start != "none" else ""
-    return f"{row['mode']} {row['model']} on {row['dataset']}{origin}"
+def _value(value: object) -> str:
+    return NOTHING if value is None else str(value)
 
 
 def _check_facts(report: Row) -> list[list[tuple[str, RenderableType]]]:

@@ -22,11 +22,12 @@ def result_table(result: Result) -> Screen:
             `top5`, `mean_per_class`, `loss`, `images_seen`, `epochs`, `seconds`,
             `images_per_second`; and, each shown where it is given and not None: `top1_ci95`
             [low, high], `num_test_images`, `split` (scored; test when left out), `headline`,
-            `heads`, `teacher_top1`, `teacher_agreement`, `val_top1_raw`, `val_top1_ema`,
-            `weights` ("raw" or "ema", those scored), `selected_epoch`, `selects_on_test`,
-            `paper_top1`, `paper_label`. Percent in 0-100.
+            `heads`, `teacher_top1`, `teacher_agreement`, `val_top1_raw` and `val_top1_ema` (of
+            the last epoch, on test where that selects), `weights` ("raw" or "ema", those
+            scored), `selected_epoch`, `selects_on_test`, `paper_top1`, `paper_label`. Percent in
+            0-100.
     """
-    title = f"Result: {result['model']} on {result['dataset']}"
+    title = f"Result: {result.get('model') or 'the run'} on {result['dataset']}"
     return Screen(lambda look: facts_table(look, title, _groups(result, look)))
 
 
@@ -86,27 +87,29 @@ def _heads(result: Result) -> list[Fact]:
 
 def _choice(result: Result, look: Look) -> list[Fact]:
     raw, ema = _points(result, "val_top1_raw"), _points(result, "val_top1_ema")
-    used = {"raw": "raw weights", "ema": "averaged weights (EMA)"}.get(result.get("weights", ""))
+    weights = {"raw": "raw weights", "ema": "averaged weights (EMA)"}
+    split = "test" if result.get("selects_on_test") else "val"
     on_test = "selected on test: the paper's protocol (flatters the figure)"
     epoch = result.get("selected_epoch")
     return [
-        ("raw / EMA on val", f"{raw or '-'} / {ema or '-'}" if raw or ema else ""),
-        ("weights scored", used or ""),
-        ("selected epoch", f"{epoch} of {result.get('epochs')}" if epoch is not None else ""),
+        (f"raw / EMA on {split}", f"{raw or '-'} / {ema or '-'}, last epoch" * bool(raw or ema)),
+        ("weights scored", weights.get(str(result.get("weights")), "")),
+        ("selected epoch", "" if epoch is None else f"{epoch} of {result.get('epochs')}"),
         ("selection", look.text(on_test if result.get("selects_on_test") else "", style="yellow")),
     ]
 
 
 def _run(result: Result) -> list[Fact]:
-    seen, speed = grouped(result.get("images_seen")), result.get("images_per_second")
-    epochs = result.get("epochs")
+    seen, epochs = result.get("images_seen"), result.get("epochs")
+    within = "" if epochs is None else f" in {epochs} epoch{'' if epochs == 1 else 's'}"
+    taken, speed = result.get("seconds"), result.get("images_per_second")
     pace = f", {grouped(speed)} images/s" if speed else ""
-    taken = result.get("seconds")
+    seed = result.get("seed")
     return [
         ("start", str(result.get("start") or "")),
-        ("images seen", f"{seen} in {epochs} epochs" if epochs is not None else seen),
+        ("images seen", "" if seen is None else f"{grouped(seen)}{within}"),
         ("time", "" if taken is None else f"{duration(taken)}{pace}"),
-        ("seed", str(result.get("seed", ""))),
+        ("seed", "" if seed is None else str(seed)),
         ("run", str(result.get("run") or "")),
     ]
 

@@ -12,17 +12,19 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
+from deit_transfer.report.comparison import verdict
 from deit_transfer.report.header import HeaderFacts
 from deit_transfer.report.tables import (
     check_table,
     comparison_table,
     dataset_table,
+    difference_table,
     load_report_table,
     recipe_table,
     result_table,
     run_header,
+    run_screens,
     runs_table,
-    verdict,
 )
 
 WIDTH = 80
@@ -185,10 +187,18 @@ LISTINGS = {
                 "seed": 4_294_967_295,
                 "top1": 100.0,
                 "state": "running",
-                "time": "2025-01-01T10:10:10+0000",
             },
-            {"run": "x", "mode": "scratch", "model": "m", "dataset": "d", "start": "none"},
+            {"run": "x", "state": "failed", "mode": None, "seed": None, "top1": None},
         ]
+    ),
+    "settings": difference_table(
+        [
+            {"setting": "optim.peak_lr", "first": 5e-4, "second": 7.5e-6},
+            {"setting": "schedule.progressive", "first": (), "second": ((160, 0.5), (192, 0.25))},
+            {"setting": "optim.clip_grad_norm", "first": None, "second": 1.0},
+        ],
+        first="finetune/cifar10",
+        second="paper/finetune/cifar10-of-a-long-name-that-needs-folding",
     ),
     "check": check_table(
         {
@@ -215,6 +225,19 @@ LISTINGS = {
         }
     ),
 }
+RUN_FACTS = {
+    "run": LONG_PATH,
+    "status": {"state": "done", "detail": "", "time": "2025-01-01T10:10:10+0000", "pid": 1},
+    "result": RESULT,
+    "epochs": [{"epoch": e, "epochs": 50, "loss": 1.5, "ema_top1": 50.0} for e in range(1, 51)],
+    "start": {"start": "imagenet", "origin": LONG_PATH, "items": [("pos_embed", "copied", "")]},
+    "data": {"dataset": "cifar10", "counts": {"train": 45_000}, "notes": ["a", "b"]},
+    "environment": {
+        "gpu": None,
+        "packages": {"torch": "2.15.0", "timm": None},
+        "command": ["x", "a b"],
+    },
+}
 SCREENS = {
     "header": run_header(FACTS),
     "result": result_table(RESULT),
@@ -223,6 +246,7 @@ SCREENS = {
     "comparison of one seed": comparison_table(comparison(seeds=1)),
     "comparison at the top": comparison_table(comparison(seeds=2, rates=(0.999, 1.0))),
     **LISTINGS,
+    **{f"run {place}": screen for place, screen in enumerate(run_screens(RUN_FACTS))},
 }
 each_screen = pytest.mark.parametrize("screen", SCREENS.values(), ids=SCREENS)
 
@@ -251,7 +275,7 @@ def test_no_line_is_wider_than_80_and_no_box_is_open(screen, terminal):
     lines = re.sub(r"\x1b\[[0-9;]*m", "", rendered(screen, terminal=terminal)).splitlines()
     assert max(cell_len(line) for line in lines) <= WIDTH
     boxed = [line for line in lines if line.startswith(("|", "+-", "│", "╭", "├", "╰"))]
-    assert len({cell_len(line) for line in boxed}) == 1
+    assert len({cell_len(line) for line in boxed}) <= 1
     assert {line[-1] for line in boxed} <= set("|+│╮┤╯")
 
 
@@ -267,9 +291,9 @@ def test_off_a_terminal_there_is_only_ascii_and_no_escape_code(screen):
 @each_screen
 def test_on_a_terminal_boxes_are_lines(screen):
     text = rendered(screen, terminal=True)
-    assert "╭" in text
     assert "+--" not in text
     assert "…" not in text
+    assert ("╭" in text) == ("+--" in rendered(screen))
 
 
 def test_an_ascii_terminal_gets_ascii_even_for_names():
@@ -354,7 +378,7 @@ def test_the_result_says_every_figure():
         "91.12",
         "95.44",
         "93.21% of answers",
-        "91.50 / 91.60",
+        "raw / EMA on test | 91.50 / 91.60, last epoch",
         "averaged weights (EMA)",
         "9 of 10",
         "450,000 in 10 epochs",
@@ -364,7 +388,8 @@ def test_the_result_says_every_figure():
 
 
 def test_a_plain_result_shows_no_heads_and_nothing_unknown():
-    plain = {"model": "m", "dataset": "d", "top1": 50.0, "heads": {"class": 50.0}, "epochs": 1}
+    plain = {"model": "m", "dataset": "d", "top1": 50.0, "heads": {"class": 50.0}}
+    plain |= dict.fromkeys(["seed", "weights", "epochs", "images_seen", "start", "seconds"])
     text = rendered(result_table(plain))
     assert "50.00" in text
     for absent in ("head", "teacher", "paper", "selected", "None", "nan"):
@@ -440,6 +465,55 @@ def test_the_load_report_names_what_was_not_copied():
     assert "and 147" in text
     assert "pos_embed (14x14 to 24x24)" in text
     assert "head_dist.weight (1000 classes)" in text
+
+
+def test_all_recipes_show_what_is_known_of_them():
+    text = rendered(LISTINGS["recipes"])
+    assert "paper/finetune/inaturalist2018" in text
+    assert LONG_NAME in text
+    assert "720.5 min" in text
+    paper = recipe_table([{"name": "n", "title": "t", "model": "m", "paper": "99.1 (Table 6)"}])
+    assert "paper: 99.1 (Table 6)" in rendered(paper)
+
+
+def test_datasets_say_how_to_come_by_them():
+    row = {"name": "n", "title": "t", "num_classes": 2, "counts": {}, "licence": "", "found": None}
+    for access, said in (("embedded", "built in"), ("download", "downloaded"), ("by hand", "hand")):
+        assert said in rendered(dataset_table([{**row, "access": access}]))
+    assert "/data/n" in rendered(dataset_table([{**row, "access": "download", "found": "/data/n"}]))
+
+
+def test_a_run_without_a_result_is_listed_without_holes():
+    text = rendered(LISTINGS["runs"])
+    assert re.search(r"\| x +\| +- \| +- \| failed", text)
+    assert "None" not in text
+    assert "no runs" in rendered(runs_table([]))
+
+
+def test_recipes_that_agree_are_said_to():
+    text = rendered(difference_table([], first="a/b", second="c/d"))
+    assert text.strip() == "a/b and c/d differ in no setting."
+    assert "None" not in rendered(LISTINGS["settings"])
+
+
+def test_a_run_is_shown_with_all_that_is_known():
+    text = "".join(rendered(screen) for screen in run_screens(RUN_FACTS))
+    for fact in (
+        "done, 2025-01-01",
+        "91.23",
+        "50/50",
+        "11/50",
+        "pos_embed",
+        "torch 2.15.0",
+        "a; b",
+        "x 'a b'",
+    ):
+        assert fact in text
+    assert "10 earlier epochs" in text
+    assert " 10/50" not in text
+    assert "None" not in text
+    bare = run_screens({"run": "r", "status": {}, "result": {}, "epochs": [], "start": {}})
+    assert "unknown" in "".join(rendered(screen) for screen in bare)
 
 
 def test_tables_and_statistics_load_without_heavy_modules():
