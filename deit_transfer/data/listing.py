@@ -55,19 +55,19 @@ def list_folder(folder: Path, skipped: Counter[str]) -> Listing:
     return listing
 
 
-def list_images(folder: Path, skipped: Counter[str]) -> list[str]:
+def list_images(folder: Path, skipped: Counter[str], *, root: Path) -> list[str]:
     """Return the sorted paths, with forward slashes, of all images in `folder` and below.
 
-    Links to folders are followed unless they lead back to a folder being walked.
+    Links to folders are followed unless they lead back to a folder being walked, where `root`
+    is the outermost.
     """
-    return sorted(_walk(folder, "", frozenset(), skipped))
+    return sorted(_walk(folder, "", frozenset({_identity(root)}), skipped))
 
 
 def _walk(
     folder: Path, prefix: str, above: frozenset[tuple[int, int]], skipped: Counter[str]
 ) -> Iterator[str]:
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
+    identity = _identity(folder)
     if identity in above:
         skipped["links that loop"] += 1
         return
@@ -76,6 +76,11 @@ def _walk(
         yield prefix + name
     for name in listing.folders:
         yield from _walk(folder / name, f"{prefix}{name}/", above | {identity}, skipped)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

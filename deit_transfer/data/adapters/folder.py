@@ -178,7 +178,7 @@ def _survey_classes(survey: Survey, prefix: str) -> Classes:
         survey.root / prefix, survey.skipped if prefix else Counter()
     ).folders:
         name = unicodedata.normalize("NFC", printable(folder))
-        paths = list_images(survey.root / prefix / folder, survey.skipped)
+        paths = list_images(survey.root / prefix / folder, survey.skipped, root=survey.root)
         survey.nested += sum("/" in path for path in paths)
         if not paths:
             survey.faults.append(f"class folder {prefix}{name} holds no image")
