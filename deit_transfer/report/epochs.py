@@ -1,4 +1,4 @@
-"""Own the epoch table, which grows line by line: a heading, then one fixed-width row an epoch.
+"""Own the epoch table, which grows line by line: a header, then one fixed-width row an epoch.
 
 Rows are plain text, so that a terminal, a pipe and a log file all show the same table.
 """
@@ -20,31 +20,37 @@ class EpochColumn(NamedTuple):
     cell: Callable[[Record], str]
 
 
-def epoch_columns(record: Record) -> tuple[EpochColumn, ...]:
-    """Return the columns that a run's first record fills, for it and all that follow."""
-    told = {"class": "heads", "distil": "heads", "agree": "teacher_agreement", "EMA": "ema_top1"}
-    return tuple(
-        column
-        for column in EPOCH_COLUMNS
-        if column.title not in told or record.get(told[column.title]) is not None
-    )
+def epoch_columns(
+    *, distilled: bool = False, ema: bool = True, taught: bool = False
+) -> tuple[EpochColumn, ...]:
+    """Return the columns that a run fills.
+
+    Args:
+        distilled: The network has two heads, each with its own figure.
+        ema: An average of the weights is kept and scored.
+        taught: A teacher is agreed or disagreed with, through whichever token.
+    """
+    left_out = set() if distilled else {"class", "distil"}
+    left_out |= set() if distilled or taught else {"agree"}
+    left_out |= set() if ema else {"EMA"}
+    return tuple(column for column in EPOCH_COLUMNS if column.title not in left_out)
 
 
-def epoch_heading(columns: Sequence[EpochColumn] | None = None) -> str:
+def epoch_header(columns: Sequence[EpochColumn] | None = None) -> str:
     """Return the line of titles, at most 80 characters."""
     chosen = EPOCH_COLUMNS if columns is None else columns
     return " ".join(column.title.rjust(column.width) for column in chosen)
 
 
 def epoch_row(record: Record, columns: Sequence[EpochColumn] | None = None) -> str:
-    """Return one epoch's line, as wide as the heading; what the record lacks shows as a dash.
+    """Return one epoch's line, as wide as the header's; what the record lacks shows as a dash.
 
     Args:
         record: `epoch` (from 1), `epochs`, `loss`, `lr`, `val_top1` (of a distilled model: both
             heads together), `ema_top1`, `heads` {"class", "distil"}, `teacher_agreement`,
             `images_per_second`, `data_wait_percent`, `seconds` (since the start). Percent in
             0-100.
-        columns: What `epoch_columns` returned for the first record; all of them when None.
+        columns: What `epoch_columns` returned; all of them when None.
     """
     chosen = EPOCH_COLUMNS if columns is None else columns
     return " ".join(_fitted(column.cell(record), column) for column in chosen)

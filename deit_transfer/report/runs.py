@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from deit_transfer.report.epochs import epoch_columns, epoch_heading, epoch_row
+from deit_transfer.report.epochs import epoch_columns, epoch_header, epoch_row
 from deit_transfer.report.listings import load_report_table
 from deit_transfer.report.look import Look, Screen, facts_table, new_table
 from deit_transfer.report.numbers import NOTHING, counts_text, percent
@@ -89,8 +89,11 @@ def _status(facts: Row) -> list[list[tuple[str, RenderableType]]]:
 
 
 def _epochs(look: Look, records: Sequence[Row]) -> RenderableType:
-    columns = epoch_columns(records[-1])
-    lines = [epoch_heading(columns), *(epoch_row(one, columns) for one in records[-SHOWN_EPOCHS:])]
+    last = records[-1]
+    columns = epoch_columns(
+        distilled="heads" in last, ema="ema_top1" in last, taught="teacher_agreement" in last
+    )
+    lines = [epoch_header(columns), *(epoch_row(one, columns) for one in records[-SHOWN_EPOCHS:])]
     left_out = len(records) - SHOWN_EPOCHS
     before = [look.text(f"{left_out} earlier epochs are in the metrics file")] * (left_out > 0)
     return Group(*before, *(look.text(line) for line in lines))

@@ -5,7 +5,7 @@ from deit_transfer.report.epochs import (
     EPOCH_COLUMNS,
     EpochColumn,
     epoch_columns,
-    epoch_heading,
+    epoch_header,
     epoch_row,
 )
 from deit_transfer.report.header import HeaderFacts, run_header
@@ -28,7 +28,7 @@ __all__ = [
     "dataset_table",
     "difference_table",
     "epoch_columns",
-    "epoch_heading",
+    "epoch_header",
     "epoch_row",
     "load_report_table",
     "recipe_table",

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from deit_transfer.report.tables import EPOCH_COLUMNS, epoch_columns, epoch_heading, epoch_row
+from deit_transfer.report.tables import epoch_columns, epoch_header, epoch_row
 
 RECORD = {
     "epoch": 3,
@@ -45,32 +45,32 @@ def test_the_row_shows_every_value():
 
 
 @pytest.mark.parametrize("record", [RECORD, *EXTREMES])
-@pytest.mark.parametrize("first", [RECORD, {"epoch": 1}], ids=["all", "plain"])
-def test_every_row_is_as_wide_as_the_heading_and_fits(record, first):
-    columns = epoch_columns(first)
+@pytest.mark.parametrize("distilled", [False, True])
+def test_every_row_is_as_wide_as_the_header_and_fits(record, distilled):
+    columns = epoch_columns(distilled=distilled)
     row = epoch_row(record, columns)
-    assert len(row) == len(epoch_heading(columns)) <= 80
+    assert len(row) == len(epoch_header(columns)) <= 80
     assert row.isascii()
     assert len(row.split()) == len(columns)
     assert "#" not in row
 
 
 @pytest.mark.parametrize(
-    ("told", "more"),
+    ("distilled", "ema", "taught", "more"),
     [
-        ({}, []),
-        ({"ema_top1": 80.0}, ["EMA"]),
-        ({"teacher_agreement": 90.0, "heads": None}, ["agree"]),
-        ({"heads": {"class": 1.0, "distil": 2.0}}, ["class", "distil"]),
+        (False, False, False, []),
+        (False, True, False, ["EMA"]),
+        (False, False, True, ["agree"]),
+        (True, True, False, ["class", "distil", "agree", "EMA"]),
     ],
 )
-def test_columns_follow_what_the_run_tells(told, more):
-    titles = [column.title for column in epoch_columns({"epoch": 1, **told})]
+def test_columns_follow_what_the_run_has(distilled, ema, taught, more):
+    columns = epoch_columns(distilled=distilled, ema=ema, taught=taught)
+    titles = [column.title for column in columns]
     assert titles == ["epoch", "loss", "lr", "val", *more, "img/s", "wait", "time"]
-    assert epoch_columns(RECORD) == EPOCH_COLUMNS
 
 
 def test_values_stand_under_their_titles():
-    header, row = epoch_heading(), epoch_row(RECORD)
+    header, row = epoch_header(), epoch_row(RECORD)
     for column, value in (("loss", "2.3457"), ("agree", "91.02"), ("EMA", "79.50")):
         assert header.index(column) + len(column) == row.index(value) + len(value)
