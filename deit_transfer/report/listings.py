@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from deit_transfer.report.look import Look, Screen, facts_table, new_table
-from deit_transfer.report.numbers import NOTHING, counts_text, grouped, listed
+from deit_transfer.report.numbers import NOTHING, counts_text, grouped, listed, percent
 
 Row = Mapping[str, Any]
 
@@ -18,7 +18,7 @@ ACCESS = {
     "download": "not here; downloaded when used",
     "by hand": "not here; placed by hand",
 }
-NUMBERS = ("classes", "weights")
+NUMBERS = ("classes", "weights", "size %")
 MOST_NAME_WIDTH = 34
 SHOWN_COPIED, SHOWN_CHANGED = 3, 24
 SHOWN_PROBLEMS = 20
@@ -119,17 +119,19 @@ def load_report_table(report: Row) -> Screen:
 
     Args:
         report: `items`, each (key, action, detail) or a mapping with these names, the actions
-            copied, interpolated, initialised and dropped; `summary`, lines of text.
+            copied, interpolated, initialised and dropped; `percents`, the share of the network's
+            size by action; `summary`, lines of text. The last two may be left out.
     """
 
     def build(look: Look) -> RenderableType:
         items = [_item(item) for item in report.get("items") or []]
-        table = _table(look, ("what became of it", "weights", "which"))
+        table = _table(look, ("what became of it", "weights", "size %", "which"))
         for action, count in Counter(action for _, action, _ in items).items():
             keys = [_with_detail(item) for item in items if item[1] == action]
             # what was not copied is the news
             which = listed(keys, most=SHOWN_COPIED if action == "copied" else SHOWN_CHANGED)
-            table.add_row(look.text(action), look.text(grouped(count)), look.text(which))
+            share = percent((report.get("percents") or {}).get(action), digits=2)
+            table.add_row(look.text(action), grouped(count), share, look.text(which))
         return Group(table, *(look.text(line) for line in report.get("summary") or []))
 
     return Screen(build)

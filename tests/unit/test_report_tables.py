@@ -222,6 +222,7 @@ LISTINGS = {
                 ("head_dist.weight", "dropped", "1000 classes"),
             ],
             "summary": ["99.9% of the backbone copied"],
+            "percents": {"copied": 99.61},
         }
     ),
 }
@@ -463,6 +464,7 @@ def test_the_load_report_names_what_was_not_copied():
     text = rendered(LISTINGS["load report"])
     assert "150" in text
     assert "and 147" in text
+    assert "99.61" in text
     assert "pos_embed (14x14 to 24x24)" in text
     assert "head_dist.weight (1000 classes)" in text
 
