@@ -73,7 +73,7 @@ def test_sixteen_bit_big_endian_tiff():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (np.array([[0, 257], [514, 65535]], np.int32), [[0, 1], [2, 255]]),
+        (np.array([[0, 257], [514, 1028]], np.int32), [[0, 1], [2, 4]]),
         (np.array([[-100, 0], [100, 100]], np.int32), [[0, 128], [255, 255]]),
         (np.array([[0, 1_000_000]], np.int32), [[0, 255]]),
         (np.array([[0.0, 0.5], [1.0, 0.25]], np.float32), [[0, 128], [255, 64]]),

@@ -38,6 +38,15 @@ def test_any_change_shows(tmp_path, change):
     assert before != fingerprint(splits(tmp_path / "y", **change), ["u", "v"])
 
 
+def test_of_large_sets_every_size_and_some_contents_count(tmp_path, monkeypatch):
+    monkeypatch.setattr("deit_transfer.data.fingerprint._HASHED_IMAGES", 1)
+    before = fingerprint(splits(tmp_path / "x"), ["u", "v"])
+    longer = splits(tmp_path / "y", contents=(b"aa", b"bbb", b"cc"))
+    same_size = splits(tmp_path / "z", contents=(b"aa", b"bX", b"cc"))
+    assert before != fingerprint(longer, ["u", "v"])
+    assert before == fingerprint(same_size, ["u", "v"])  # the stated limit
+
+
 def test_class_names_and_splits_count(tmp_path):
     data = splits(tmp_path)
     before = fingerprint(data, ["u", "v"])
