@@ -212,10 +212,10 @@ class CifarAdapter:
             )
 
     def _by_hand(self, data_dir: Path | None) -> str:
-        place = str(data_dir) if data_dir is not None else "FOLDER"
+        place = str(data_dir) if data_dir is not None else "a folder"
         return (
             f"Put {self.archive.name} from any mirror (it is checked), or its folder "
-            f"{self.folder}, into {place} and give --data-dir {place}."
+            f"{self.folder}, into {place}; --data-dir names another place."
         )
 
 

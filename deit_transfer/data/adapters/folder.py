@@ -52,8 +52,8 @@ _SPLIT_SEED = 0
 
 _MOST_LISTED = 50
 _LAYOUT = (
-    "Lay it out as FOLDER/CLASS/image.jpg, or FOLDER/train/CLASS/image.jpg with val/ and test/ "
-    "beside train/; `deit-transfer data check FOLDER` tells what is found."
+    "Lay it out as FOLDER/CLASS/image.jpg, or as FOLDER/train/CLASS/image.jpg with val/ and "
+    "test/ beside train/, then name FOLDER."
 )
 
 # Class name -> paths of its images, relative to the dataset's folder.
