@@ -11,7 +11,7 @@ from pathlib import Path
 
 import huggingface_hub
 import torch
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from deit_transfer.errors import CheckpointError, UsageError
 from deit_transfer.models.variants import VARIANTS, Variant
@@ -37,7 +37,7 @@ def find_published_weights(variant: Variant, *, cache_dir: Path | None) -> tuple
         CheckpointError: The weights are in no cache and cannot be downloaded.
     """
     if not variant.has_published_weights:
-        published = [name for name, other in VARIANTS.items() if other.has_published_weights]
+        published = [v.name for v in VARIANTS.values() if v.is_deit and v.has_published_weights]
         raise UsageError(
             f"There are no published ImageNet weights for {variant.name}.",
             hint=f"Start it from one of your runs (--from RUN) or from nothing (--from none), "
@@ -85,6 +85,8 @@ def find_hub_file(repository: str, names: tuple[str, ...], *, cache_dir: Path | 
                     repo_id, name, cache_dir=cache_dir, revision=revision or None
                 )
             )
+        except LocalEntryNotFoundError as error:  # the client's word for a lost network
+            raise _not_found(repository, name, str(error), cache_dir) from error
         except EntryNotFoundError as error:
             obstacle = str(error)
         except Exception as error:  # the client lets through the errors of its HTTP library

@@ -122,7 +122,7 @@ def load_start(
     for key, tensor in backbone.state_dict().items():
         given = source.pop(key, None)
         if is_head_key(key, heads):
-            value, item = _fit_head(key, tensor, given, keep_head=keep_head)
+            value, item = _fit_head(key, tensor, given, start=start, keep_head=keep_head)
         else:
             value, item = _fit(key, tensor, given, classifier=classifier, start=start)
         loaded[key] = value
@@ -143,10 +143,7 @@ def _fit(
 ) -> tuple[Tensor, LoadItem]:
     """Return the value for one tensor of the backbone, and what was done to get it."""
     if given is None:
-        detail = "the start has no distillation token" if key == DISTIL_TOKEN else ""
-        if not detail and not start.is_none:
-            detail = "not in the start"
-        return tensor, LoadItem(key, "initialised", tensor.numel(), detail)
+        return tensor, LoadItem(key, "initialised", tensor.numel(), _absent(start))
     is_transformer = isinstance(classifier.backbone, VisionTransformer)
     if key == POSITIONS and is_transformer and given.shape[-1] == tensor.shape[-1]:
         return _fit_positions(tensor, given, classifier=classifier, start=start)
@@ -202,11 +199,11 @@ def _fit_positions(
 
 
 def _fit_head(
-    key: str, tensor: Tensor, given: Tensor | None, *, keep_head: bool
+    key: str, tensor: Tensor, given: Tensor | None, *, start: StartWeights, keep_head: bool
 ) -> tuple[Tensor, LoadItem]:
     """Return the value for one tensor of a head: drawn anew unless asked otherwise."""
     if given is None:
-        return tensor, LoadItem(key, "initialised", tensor.numel(), "not in the start")
+        return tensor, LoadItem(key, "initialised", tensor.numel(), _absent(start))
     if keep_head and given.shape == tensor.shape:
         return given, LoadItem(key, "copied", tensor.numel(), _dtype_detail(tensor, given))
     if given.shape == tensor.shape:
@@ -214,6 +211,11 @@ def _fit_head(
     else:
         detail = f"{given.shape[0]} classes in the start, {tensor.shape[0]} here"
     return tensor, LoadItem(key, "initialised", tensor.numel(), detail)
+
+
+def _absent(start: StartWeights) -> str:
+    """Say that the start lacks a tensor, unless it lacks all of them."""
+    return "" if start.is_none else "not in the start"
 
 
 def _dropped(key: str, value: Tensor) -> LoadItem:
@@ -242,8 +244,8 @@ def _check_coverage(
     example = f"; for instance {unfit[0].key}: {unfit[0].detail}" if unfit else ""
     looks_like = guess_variant(start.state_dict)
     raise CheckpointError(
-        f"{start.origin} covers {report.coverage:.1f}% of the parameters of {classifier.name}'s "
-        f"backbone; at least {100 * min_coverage:.0f}% is needed{example}.",
+        f"The start ({start.origin}) covers {report.coverage:.1f}% of the parameters of "
+        f"{classifier.name}'s backbone; at least {100 * min_coverage:.0f}% is needed{example}.",
         hint=f"The weights look like {looks_like}: --model {looks_like}"
         if looks_like
         else f"Give weights of {classifier.name}, with timm's names.",

@@ -95,11 +95,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch_file(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_ALLOWED_CLASSES):
-            warnings.simplefilter(
-                "ignore"
-            )  # torch explains its unpickler; the errors below suffice
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # A file object, since torch.load goes by the suffix of a path.
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(action="ignore"),  # the errors below say what matters
+            torch.serialization.safe_globals(_ALLOWED_CLASSES),
+        ):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked_for = re.search(r"GLOBAL (\S+)", str(error))
         what = asked_for.group(1) if asked_for else "instructions"
