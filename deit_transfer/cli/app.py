@@ -65,3 +65,14 @@ def main() -> None:
         # the reader of our output went away (as in `| head`): not an error, but no flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get("DEIT_TRANSFER_TRACEBACK"):
+            raise
+        show_error(
+            DeitTransferError(
+                f"unexpected {type(error).__name__}: {error}",
+                hint="This is a fault of the program. DEIT_TRANSFER_TRACEBACK=1 before the "
+                "command shows where it happened.",
+            )
+        )
+        sys.exit(DeitTransferError.exit_code)

@@ -81,7 +81,11 @@ class TrainingScreen:
             self._progress.update(self._task, facts=f"scoring {split} ...")
 
     def epoch(self, record: dict[str, Any]) -> None:
-        columns = epoch_columns(distilled="heads" in record, ema="ema_top1" in record)
+        columns = epoch_columns(
+            distilled="heads" in record,
+            ema="ema_top1" in record,
+            taught="teacher_agreement" in record,
+        )
         if not self._heading_shown:
             self._output.tell(epoch_header(columns))
             self._heading_shown = True

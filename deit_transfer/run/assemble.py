@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from deit_transfer.data.contract import ImageSet
 from deit_transfer.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
 from deit_transfer.data.preparation import Preparation, make_preparation, normalise
-from deit_transfer.data.samplers import count_steps
+from deit_transfer.data.samplers import Compat, epoch_views
 from deit_transfer.data.transforms import eval_transform, train_transform
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.ema import Ema, decay_for
@@ -21,6 +21,7 @@ from deit_transfer.engine.objectives import Objective, make_objective
 from deit_transfer.engine.param_groups import make_optimizer
 from deit_transfer.engine.schedule import learning_rate, learning_rate_deit
 from deit_transfer.engine.seed import seed_model
+from deit_transfer.errors import UsageError
 from deit_transfer.models.classifier import Classifier, build_classifier
 from deit_transfer.models.freeze import freeze
 from deit_transfer.models.start import StartWeights
@@ -58,14 +59,22 @@ def network(
     return classifier.to(device), report
 
 
-def durations(recipe: Recipe, *, num_images: int, world: World) -> Durations:
+def durations(recipe: Recipe, *, num_images: int) -> Durations:
     """Return the length of the run in steps."""
-    steps_per_epoch = count_steps(
-        num_images,
-        batch_size=recipe.schedule.batch_size,
+    views = epoch_views(
+        num_images=num_images,
         repeats=recipe.augment.repeats,
-        compat=recipe.compat,
-    )
+        compat=_compat(recipe),
+        batch_size=recipe.schedule.batch_size,
+        drop_last=recipe.compat == "deit",
+    ).views
+    if views == 0:
+        raise UsageError(
+            f"The {num_images} training images do not fill one batch of "
+            f"{recipe.schedule.batch_size}, and the reference code drops incomplete batches",
+            hint=f"Set --batch-size to {num_images} or less, or leave compat out",
+        )
+    steps_per_epoch = -(-views // recipe.schedule.batch_size)
     return plan_durations(recipe.schedule, steps_per_epoch=steps_per_epoch)
 
 
@@ -106,25 +115,28 @@ def objective(recipe: Recipe) -> Objective:
 
 def learning_rates(recipe: Recipe, plan: Durations) -> Callable[[int], float]:
     """Return the learning rate as a function of the step."""
-    rates = {
-        "peak_lr": scaled_peak_lr(recipe),
-        "floor_lr": recipe.optim.floor_lr,
-        "warmup_lr": recipe.optim.warmup_lr,
-    }
+    optim, peak_lr = recipe.optim, scaled_peak_lr(recipe)
     if recipe.compat == "deit":
         return partial(
             learning_rate_deit,
             steps_per_epoch=plan.steps_per_epoch,
             epochs=plan.epochs,
-            warmup_epochs=recipe.schedule.warmup_epochs,
-            **rates,
+            warmup_epochs=round(recipe.schedule.warmup_epochs),
+            peak_lr=peak_lr,
+            floor_lr=optim.floor_lr,
+            warmup_lr=optim.warmup_lr,
         )
     return partial(
-        learning_rate, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps, **rates
+        learning_rate,
+        total_steps=plan.total_steps,
+        warmup_steps=plan.warmup_steps,
+        peak_lr=peak_lr,
+        floor_lr=optim.floor_lr,
+        warmup_lr=optim.warmup_lr,
     )
 
 
-def preparation(recipe: Recipe, classifier: Classifier) -> Preparation:
+def preparation(recipe: Recipe, classifier: Classifier, device: torch.device) -> Preparation:
     """Return what turns a batch of pixels into normalised, mixed images and targets."""
     augment = recipe.augment
     return make_preparation(
@@ -137,6 +149,7 @@ def preparation(recipe: Recipe, classifier: Classifier) -> Preparation:
         switch_prob=augment.switch_prob,
         smoothing=augment.smoothing,
         erasing_prob=augment.erasing,
+        device=device,
     )
 
 
@@ -163,17 +176,23 @@ def batches(
         ),
         seed=recipe.run.seed,
         batch_size=recipe.schedule.batch_size,
-        micro_batch_size=recipe.schedule.micro_batch_size,
+        micro_batch_size=micro_batch_size(recipe, world),
         epochs=plan.epochs,
-        total_steps=plan.total_steps,
         start_step=start_step,
         repeats=recipe.augment.repeats,
         rank=world.rank,
         world_size=world.size,
         workers=num_workers(recipe, world),
         decode_cache_mb=recipe.data.decode_cache_mb,
-        compat=recipe.compat,
+        compat=_compat(recipe),
+        drop_last=recipe.compat == "deit",
+        pin_memory=_on_gpu(classifier),
     )
+
+
+def micro_batch_size(recipe: Recipe, world: World) -> int:
+    """Return the images of one forward pass: those asked for, or a process's share of a step."""
+    return recipe.schedule.micro_batch_size or -(-recipe.schedule.batch_size // world.size)
 
 
 def scoring_batches(
@@ -190,6 +209,8 @@ def scoring_batches(
         rank=world.rank,
         world_size=world.size,
         allow_bad=recipe.data.allow_bad,
+        decode_cache_mb=recipe.data.decode_cache_mb,
+        pin_memory=_on_gpu(classifier),
     )
 
 
@@ -206,7 +227,7 @@ def num_workers(recipe: Recipe, world: World) -> int:
 
 
 def _training_transform(
-    recipe: Recipe, mean: tuple[float, float, float], resolution: int
+    recipe: Recipe, mean: tuple[float, ...], resolution: int
 ) -> Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]:
     augment = recipe.augment
     return train_transform(
@@ -216,8 +237,16 @@ def _training_transform(
         policy=augment.policy,
         randaugment=augment.randaugment,
         color_jitter=augment.color_jitter,
-        mean=mean,
+        mean=(mean[0], mean[1], mean[2]),
     )
+
+
+def _on_gpu(classifier: Classifier) -> bool:
+    return next(classifier.parameters()).is_cuda
+
+
+def _compat(recipe: Recipe) -> Compat:
+    return "deit" if recipe.compat == "deit" else ""
 
 
 def _resolution_for_epoch(recipe: Recipe, epochs: int, resolution: int, epoch: int) -> int:

@@ -1,12 +1,13 @@
 """Own all that is decided before the first step: where, on what, from what, and for how long."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
-from deit_transfer.models.classifier import Classifier, choose_attention, set_attention
+from deit_transfer.models.classifier import Attention, Classifier, choose_attention, set_attention
 from deit_transfer.models.start import StartWeights
 from deit_transfer.models.surgery import LoadReport
 from deit_transfer.recipe.durations import Durations
@@ -21,7 +22,7 @@ class Agreed:
     """Hold what was settled by timing when a run first started, and must stay when it resumes."""
 
     durations: Durations
-    attention: str
+    attention: Attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Blueprint:
     durations: Durations
     device: torch.device
     precision: Precision
-    attention: str
+    attention: Attention
     estimated_s: float | None
     world: World
 
@@ -66,14 +67,14 @@ def draw_blueprint(
     durations = (
         agreed.durations
         if agreed is not None
-        else assemble.durations(recipe, num_images=len(inputs.train), world=world)
+        else assemble.durations(recipe, num_images=len(inputs.train))
     )
     speeds = {
         pixels: world.size
         * images_per_second(
             classifier,
             resolution=pixels,
-            batch_size=recipe.schedule.micro_batch_size or recipe.schedule.batch_size,
+            batch_size=assemble.micro_batch_size(recipe, world),
             device=device,
             precision=precision,
         )
@@ -103,14 +104,20 @@ def draw_blueprint(
 
 
 def _settle_attention(
-    asked: str, classifier: Classifier, device: torch.device, precision: Precision, world: World
-) -> str:
+    asked: Literal["auto", "fused", "plain"],
+    classifier: Classifier,
+    device: torch.device,
+    precision: Precision,
+    world: World,
+) -> Attention:
     """Set the attention kernel that is asked for, or the faster one; return its name.
 
     All processes take the main one's choice: the kernels differ in their last bits.
     """
-    chosen = asked
-    if asked == "auto":
+    chosen: Attention
+    if asked != "auto":
+        chosen = asked
+    else:
         timed = choose_attention(
             classifier, resolution=classifier.resolution, device=device, dtype=precision.dtype
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -91,7 +92,7 @@ def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
             raise
         except BaseException as error:
             folder.set_status("failed", str(error) or type(error).__name__)
-            folder.log(f"failed: {error!r}")
+            folder.log(f"failed: {error!r}\n{traceback.format_exc()}")
             raise
         folder.set_status("done")
 

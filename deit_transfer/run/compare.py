@@ -1,5 +1,6 @@
 """Own the comparison: the same data and seeds from scratch and from pretrained weights."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
-from deit_transfer.engine.distributed import World
 from deit_transfer.errors import DataError
 from deit_transfer.models.start import read_start
 from deit_transfer.recipe.schema import Mode, Recipe
@@ -19,6 +19,7 @@ from deit_transfer.report.paper_figures import paper_top1
 from deit_transfer.run import assemble
 from deit_transfer.run.choose import choose_recipe
 from deit_transfer.run.claim import find_by_key, run_key
+from deit_transfer.run.environment import describe_environment
 from deit_transfer.run.inputs import Inputs, load_inputs
 from deit_transfer.run.observer import Observer, Silent
 from deit_transfer.run.result import read_correct
@@ -92,7 +93,7 @@ def compare(
     inputs = _shared_inputs(recipes)
     if budget == "equal-images":
         recipes = _equal_images(recipes, len(inputs.train))
-    trained: dict[str, list[Trained]] = {arm: [] for arm in recipes}
+    trained: dict[Mode, list[Trained]] = {arm: [] for arm in recipes}
     first_seed = recipes["finetune"].run.seed
     for seed in range(first_seed, first_seed + seeds):
         for arm, recipe in recipes.items():
@@ -104,9 +105,9 @@ def compare(
         model=recipes["finetune"].model.name,
         start=recipes["finetune"].model.start,
         budget=budget,
-        labels=labels,
+        labels=[*labels, *_limit_label(recipes["finetune"], inputs)],
     )
-    return _write(comparison, trained, inputs, out, name)
+    return _write(comparison, trained, inputs, recipes, out, name)
 
 
 def _shared_inputs(recipes: Mapping[Mode, Recipe]) -> Inputs:
@@ -125,7 +126,7 @@ def _shared_inputs(recipes: Mapping[Mode, Recipe]) -> Inputs:
 
 
 def _equal_images(recipes: dict[Mode, Recipe], num_images: int) -> dict[Mode, Recipe]:
-    plan = assemble.durations(recipes["finetune"], num_images=num_images, world=World())
+    plan = assemble.durations(recipes["finetune"], num_images=num_images)
     images = plan.total_steps * recipes["finetune"].schedule.batch_size
     return {arm: _with_images(recipe, images, num_images) for arm, recipe in recipes.items()}
 
@@ -153,7 +154,10 @@ def _train_or_reuse(recipe: Recipe, out: Path, inputs: Inputs, observer: Observe
 
 
 def _arm(arm: str, runs: Sequence[Trained], recipe: Recipe, inputs: Inputs) -> ArmRuns:
-    paper = paper_top1(inputs.dataset.info.name, recipe.model.name, recipe.mode)
+    resolution = recipe.model.resolution or runs[0].result["resolution"]
+    paper = paper_top1(
+        inputs.dataset.info.name, recipe.model.name, recipe.mode, resolution=resolution
+    )
     return ArmRuns(
         arm=arm,
         results=[run.result for run in runs],
@@ -178,8 +182,9 @@ def _correct(folder: RunFolder, inputs: Inputs) -> NDArray[np.bool_]:
 
 def _write(
     comparison: dict[str, Any],
-    trained: Mapping[str, Sequence[Trained]],
+    trained: Mapping[Mode, Sequence[Trained]],
     inputs: Inputs,
+    recipes: Mapping[Mode, Recipe],
     out: Path,
     name: str | None,
 ) -> dict[str, Any]:
@@ -203,8 +208,28 @@ def _write(
         paper_top1=paper,
     )
     folder.write_json(COMPARISON_FILE, comparison)
-    folder.write_text(REPORT_FILE, comparison_markdown(comparison, figure=FIGURE_FILE))
+    environment = describe_environment()
+    packages = environment["packages"]
+    page = comparison_markdown(
+        comparison,
+        command=shlex.join(["deit-transfer", *environment["command"][1:]]),
+        figure=FIGURE_FILE,
+        recipes={arm: recipe.title for arm, recipe in recipes.items()},
+        environment={
+            "machine": f"{environment['gpu'] or environment['processor']}",
+            "versions": ", ".join(f"{name} {number}" for name, number in packages.items()),
+        },
+    )
+    folder.write_text(REPORT_FILE, page)
     return comparison
+
+
+def _limit_label(recipe: Recipe, inputs: Inputs) -> list[str]:
+    data = recipe.data
+    if data.train_limit is None and data.fraction is None:
+        return []
+    used = len(inputs.train) + (len(inputs.val) if inputs.val is not None else 0)
+    return [f"only {used:,} labelled images were used, those for validation counted in"]
 
 
 def _series(arm: str, run: Trained) -> Series:

@@ -9,13 +9,13 @@ from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.contract import Dataset, ImageSet
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.precision import resolve_device, resolve_precision
-from deit_transfer.engine.scoring import predict
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import DataError
 from deit_transfer.models.start import read_model
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
+from deit_transfer.run.answers import answer
 from deit_transfer.run.inputs import load_inputs
 from deit_transfer.run.result import score_facts
 from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, open_run
@@ -47,12 +47,13 @@ def evaluate(
         title, notes = dataset.info.name, dataset.notes
         test = _in_run_classes(dataset, class_names)
     with StopSignals() as stop:
-        predictions = predict(
+        predictions = answer(
             classifier,
             assemble.scoring_batches(recipe, test, classifier, World()),
+            classifier=classifier,
             device=device,
             precision=precision,
-            normalise=assemble.normalisation(classifier),
+            world=World(),
             stop=stop,
         )
     earlier = folder.read_json(RESULT_FILE)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deit_transfer.data.catalog import load_dataset
-from deit_transfer.data.contract import Dataset, ImageSet
+from deit_transfer.data.contract import Dataset, ImageSet, Split
 from deit_transfer.data.fingerprint import fingerprint
 from deit_transfer.data.splits import carve_val, keep_classes, take_limit
 from deit_transfer.recipe import schema
@@ -57,7 +57,7 @@ def load_inputs(settings: schema.Data) -> Inputs:
         share = min(settings.val_fraction, settings.val_limit / len(train))
         train_part, val_part = carve_val(train.labels, fraction=share, seed=settings.split_seed)
         train, val = train.subset(train_part), train.subset(val_part)
-    splits = {"train": train, "test": dataset.splits["test"]}
+    splits: dict[Split, ImageSet] = {"train": train, "test": dataset.splits["test"]}
     if val is not None:
         splits["val"] = val
     return Inputs(

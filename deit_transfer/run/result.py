@@ -17,13 +17,15 @@ from deit_transfer.run.session import Session
 from deit_transfer.run.workdir import PREDICTIONS_FILE, RESULT_FILE
 
 
-def finish(session: Session) -> dict[str, Any]:
+def finish(session: Session, *, teacher_top1: float | None) -> dict[str, Any]:
     """Score the selected weights once on test, write the result, and return it."""
     weights, chosen = session.selected_weights()
     session.blueprint.classifier.load_state_dict(weights)
     session.observer.scoring("test")
     predictions = session.predict(session.blueprint.classifier, session.blueprint.inputs.test)
     result = _result(session, predictions, chosen)
+    if teacher_top1 is not None:
+        result["teacher_top1"] = teacher_top1
     if session.blueprint.world.is_main:
         write_model_files(
             session.folder.path,
@@ -58,7 +60,7 @@ def score_facts(predictions: Predictions) -> dict[str, Any]:
 
 def save_predictions(path: Path, predictions: Predictions, images: ImageSet) -> None:
     """Write ids, labels and logits of a split; a name's logits are joined by id, not by place."""
-    arrays = {
+    arrays: dict[str, Any] = {
         "ids": np.array([images.ids[index] for index in predictions.indices.tolist()]),
         "labels": predictions.labels.numpy(),
         "class_logits": predictions.class_logits.numpy(),
@@ -97,13 +99,15 @@ def _joint_decisions(
 
 def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) -> dict[str, Any]:
     recipe, progress = session.blueprint.recipe, session.progress
-    paper = paper_top1(session.blueprint.inputs.dataset.info.name, recipe.model.name, recipe.mode)
+    resolution = session.blueprint.classifier.resolution
+    dataset = session.blueprint.inputs.dataset.info.name
+    paper = paper_top1(dataset, recipe.model.name, recipe.mode, resolution=resolution)
     last = session.records[-1]
     session.count_seconds()
     result: dict[str, Any] = {
         "run": str(session.folder),
         "mode": recipe.mode,
-        "dataset": session.blueprint.inputs.dataset.info.name,
+        "dataset": dataset,
         "model": recipe.model.name,
         "start": recipe.model.start,
         "seed": recipe.run.seed,
@@ -117,7 +121,7 @@ def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) 
         "train_seconds": progress.train_seconds,
         "images_per_second": progress.images_seen / max(progress.train_seconds, 1e-9),
         "data_wait_percent": 100 * progress.wait_seconds / max(progress.train_seconds, 1e-9),
-        "resolution": session.blueprint.classifier.resolution,
+        "resolution": resolution,
         "selected_epoch": chosen["epoch"],
         "weights": chosen["weights"],
         "selected_on": recipe.data.select,

@@ -13,6 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from deit_transfer.data.contract import ImageSet
+from deit_transfer.data.loader import BadImage, EvalBatches
 from deit_transfer.engine.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -20,9 +21,10 @@ from deit_transfer.engine.checkpoint import (
 )
 from deit_transfer.engine.ema import Ema
 from deit_transfer.engine.loop import NonFinite, StepReport
-from deit_transfer.engine.scoring import Predictions, Scores, head_scores, predict
+from deit_transfer.engine.scoring import Predictions, Scores, head_scores
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.run import assemble
+from deit_transfer.run.answers import answer
 from deit_transfer.run.blueprint import Blueprint
 from deit_transfer.run.observer import Observer
 from deit_transfer.run.progress import Progress
@@ -47,6 +49,7 @@ class Session:
     _saved_at: float = field(default_factory=time.monotonic)
     _counted_at: float = field(default_factory=time.monotonic)
     _num_replaced: int = 0
+    _scoring: dict[int, EvalBatches] = field(default_factory=dict)
 
     @property
     def selection_split(self) -> ImageSet | None:
@@ -85,7 +88,7 @@ class Session:
         self.scaler.load_state_dict(saved.state["scaler"])
         self.progress = Progress.from_state(saved.state["progress"])
 
-    def after_step(self, report: StepReport, *, replaced: list[str]) -> None:
+    def after_step(self, report: StepReport, *, replaced: list[BadImage]) -> None:
         """Count a step, show it, and score, save or stop where it is time to."""
         self.progress.add(report)
         self.observer.step(report, self.blueprint.durations.total_steps)
@@ -124,15 +127,19 @@ class Session:
         )
 
     def predict(self, model: nn.Module, images: ImageSet) -> Predictions:
-        """Return a model's answers on a split."""
-        return predict(
-            model,
-            assemble.scoring_batches(
+        """Return a model's answers on a split; its images are decoded once for the whole run."""
+        batches = self._scoring.get(id(images))
+        if batches is None:
+            batches = assemble.scoring_batches(
                 self.blueprint.recipe, images, self.blueprint.classifier, self.blueprint.world
-            ),
+            )
+            self._scoring[id(images)] = batches
+        return answer(
+            model,
+            batches,
+            classifier=self.blueprint.classifier,
             device=self.blueprint.device,
             precision=self.blueprint.precision,
-            normalise=assemble.normalisation(self.blueprint.classifier),
             world=self.blueprint.world,
             stop=self.stop,
         )
@@ -223,10 +230,12 @@ class Session:
         self.progress.seconds += now - self._counted_at
         self._counted_at = now
 
-    def _tell_replaced(self, replaced: list[str]) -> None:
-        for text in replaced[self._num_replaced :]:
-            self.observer.warn(f"unreadable image, another was trained on instead: {text}")
-            self.folder.log(f"replaced: {text}")
+    def _tell_replaced(self, replaced: list[BadImage]) -> None:
+        for bad in replaced[self._num_replaced :]:
+            other = self.blueprint.inputs.train.ids[bad.replaced_by or 0]
+            text = f"{bad.image_id} cannot be read ({bad.reason}); trained on {other} instead"
+            self.observer.warn(text)
+            self.folder.log(text)
         self._num_replaced = len(replaced)
 
     def _say(self, text: str) -> None:

@@ -77,7 +77,7 @@ def fit_budget(plan: Durations, *, estimated_s: float, budget_s: float) -> Durat
 def _forward_backward(model: nn.Module, images: torch.Tensor, precision: Precision) -> None:
     with precision.autocast():
         heads = model(images)
-    loss = sum(logits.float().square().mean() for logits in heads if logits is not None)
-    if isinstance(loss, torch.Tensor) and loss.requires_grad:
-        loss.backward()
-    loss.item()  # type: ignore[union-attr]
+    present = [logits.float().square().mean() for logits in heads if logits is not None]
+    loss = torch.stack(present).sum()
+    loss.backward()
+    loss.item()  # waits for the device

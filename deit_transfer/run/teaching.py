@@ -11,7 +11,7 @@ from deit_transfer.batch import Batch
 from deit_transfer.data.contract import ImageSet
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.precision import Precision
-from deit_transfer.engine.scoring import head_scores, predict
+from deit_transfer.engine.scoring import head_scores
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import CheckpointError
 from deit_transfer.models.classifier import Classifier, build_classifier
@@ -20,6 +20,7 @@ from deit_transfer.models.surgery import load_start
 from deit_transfer.models.teacher import Teacher
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
+from deit_transfer.run.answers import answer
 from deit_transfer.run.inputs import Inputs
 
 IMAGENET_CLASSES = 1000
@@ -34,6 +35,11 @@ class Teaching:
     teacher: Teacher
     top1: float
     checked_on: str
+
+    @property
+    def description(self) -> str:
+        """Say who teaches and how well."""
+        return f"teacher: {self.name}, {self.top1:.1f}% top-1 on {self.checked_on}"
 
     def __call__(self, images: Tensor, batch: Batch) -> Tensor:
         """Return the teacher's logits (B, K) on what the student sees (B, 3, H, W)."""
@@ -64,12 +70,12 @@ def find_teacher(
     checked, where = (inputs.val, "val") if inputs.val is not None else (inputs.train, "train")
     checked = checked.subset(range(0, len(checked), -(-len(checked) // CHECKED_IMAGES)))
     scores = head_scores(
-        predict(
+        answer(
             classifier,
             assemble.scoring_batches(recipe, checked, classifier, world),
+            classifier=classifier,
             device=device,
             precision=precision,
-            normalise=assemble.normalisation(classifier),
             world=world,
             stop=stop,
         )

@@ -1,5 +1,6 @@
 """Own one training run, told in the order it happens: data, start, network, steps, result."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deit_transfer.run.inputs import Inputs, load_inputs
 from deit_transfer.run.observer import Observer, Silent
 from deit_transfer.run.result import finish
 from deit_transfer.run.session import Session
+from deit_transfer.run.teaching import find_teacher
 from deit_transfer.run.workdir import RESULT_FILE, RunFolder
 
 
@@ -84,7 +86,7 @@ def _train(
     record_blueprint(folder, blueprint)
     observer.header(header_facts(blueprint, folder=str(folder)))
 
-    # Optimiser, average, and where an earlier attempt left off
+    # Optimiser, average, teacher, and where an earlier attempt left off
     session = Session(
         blueprint=blueprint,
         optimizer=assemble.optimizer(recipe, classifier),
@@ -94,6 +96,17 @@ def _train(
         observer=observer,
         stop=stop,
     )
+    teacher = find_teacher(
+        recipe,
+        inputs,
+        classifier,
+        device=blueprint.device,
+        precision=blueprint.precision,
+        world=world,
+        stop=stop,
+    )
+    if teacher is not None:
+        observer.note(teacher.description)
     session.resume()
 
     # The steps
@@ -107,8 +120,8 @@ def _train(
     )
     for report in train_steps(
         model=classifier,
-        batches=batches,
-        prepare=assemble.preparation(recipe, classifier),
+        batches=islice(batches, durations.total_steps - session.progress.steps_done),
+        prepare=assemble.preparation(recipe, classifier, blueprint.device),
         objective=assemble.objective(recipe),
         optimizer=session.optimizer,
         lr_at=assemble.learning_rates(recipe, durations),
@@ -117,6 +130,7 @@ def _train(
         seed=recipe.run.seed,
         scaler=session.scaler,
         ema=session.ema,
+        teacher=teacher,
         clip_grad_norm=recipe.optim.clip_grad_norm,
         nonfinite=recipe.run.nonfinite,
         nonfinite_budget=recipe.run.nonfinite_budget,
@@ -129,4 +143,4 @@ def _train(
         session.after_step(report, replaced=batches.replaced)
 
     # The result
-    return finish(session)
+    return finish(session, teacher_top1=teacher.top1 if teacher is not None else None)
