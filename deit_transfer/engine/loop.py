@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,21 @@ from deit_transfer.engine.distributed import (
     copy_from_main,
     sum_gradients,
 )
+from deit_transfer.engine.divergence import NonFinite, NonFinitePolicy, diverged_error
 from deit_transfer.engine.ema import Ema
+from deit_transfer.engine.memory import (
+    is_lost_worker,
+    is_out_of_memory,
+    lost_worker,
+    named_memory_errors,
+)
 from deit_transfer.engine.objectives import Objective, late_fusion
 from deit_transfer.engine.param_groups import check_coverage
 from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.schedule import apply_lr
 from deit_transfer.engine.seed import seed_step
-from deit_transfer.errors import DivergedError, ResourceError
+from deit_transfer.errors import ResourceError
 
-NonFinitePolicy = Literal["error", "skip", "rollback"]
 Prepare = Callable[[Batch], tuple[Tensor, Tensor]]
 TeacherAnswer = Callable[[Tensor, Batch], Tensor]
 
@@ -93,25 +99,6 @@ class StepReport:
     forward_size: int | None
     teacher_agreement: float | None
     teacher_top1: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NonFinite:
-    """Tell where a loss or gradient stopped being a number, over all processes.
-
-    `indices` are the images of the step, `suspects` those in micro-batches whose own loss was not
-    finite: none when the loss was, and the gradient was not.
-    """
-
-    step: int
-    epoch: int
-    lr: float
-    loss: float
-    grad_norm: float
-    policy: NonFinitePolicy
-    seen: int
-    indices: list[int]
-    suspects: list[int]
 
 
 def train_steps(
@@ -195,7 +182,8 @@ def train_steps(
         copy_from_main(ema.model, learner.world)
     for work, started, data_wait_s in _timed(batches):
         lr = lr_at(work.step)
-        outcome = train_step(learner, work, lr)
+        with named_memory_errors(f"step {work.step}"):
+            outcome = train_step(learner, work, lr)
         rolled_back = False
         if outcome.diverged:
             nonfinite_seen += 1
@@ -203,7 +191,7 @@ def train_steps(
             if on_nonfinite:
                 on_nonfinite(incident)
             if nonfinite == "error" or nonfinite_seen > nonfinite_budget:
-                raise _diverged(incident, nonfinite_budget)
+                raise diverged_error(incident, budget=nonfinite_budget)
             if nonfinite == "rollback" and restore:
                 restore()
                 rolled_back = True
@@ -435,19 +423,6 @@ def _incident(
     )
 
 
-def _diverged(incident: NonFinite, budget: int) -> DivergedError:
-    looked_at = incident.suspects or incident.indices
-    spent = ""
-    if incident.policy != "error":
-        spent = f"; the {incident.policy} policy's budget of {budget} such steps is spent"
-    return DivergedError(
-        f"step {incident.step} is not finite: loss {incident.loss:g}, gradient norm "
-        f"{incident.grad_norm:g} at learning rate {incident.lr:g}, images {looked_at[:8]}"
-        f"{' and others' if len(looked_at) > 8 else ''}{spent}",
-        hint="lower the peak learning rate, clip the gradient norm, or train in bf16 or fp32",
-    )
-
-
 def _restore_statistics(model: nn.Module, statistics: list[Tensor]) -> None:
     for buffer, saved in zip(batch_norm_statistics(model), statistics, strict=True):
         buffer.copy_(saved)
@@ -472,32 +447,7 @@ def _timed(batches: Iterable[StepBatches]) -> Iterator[tuple[StepBatches, float,
         except StopIteration:
             return
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise _worker_loss(error) from error
+            if is_lost_worker(error):
+                raise lost_worker(error) from error
+            raise
         yield work, started, time.perf_counter() - started
-
-
-def _worker_loss(error: RuntimeError) -> ResourceError:
-    cause = str(error).splitlines()[0]
-    return ResourceError(
-        f"a data worker was ended by the system, most often for want of memory: {cause}",
-        hint="use fewer --workers, a smaller decode cache, or more shared memory (/dev/shm)",
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that a forward or backward pass needs more memory than there is.
-
-    Besides PyTorch's own exception: the CPU allocator's message, and those of cuBLAS and cuDNN when
-    they find no room for their workspace.
-    """
-    messages = (
-        "DefaultCPUAllocator: can't allocate memory",
-        "CUDA out of memory",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-        "CUDNN_STATUS_ALLOC_FAILED",
-    )
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(m in str(error) for m in messages)

@@ -26,7 +26,8 @@ from engine_toys import (
 from torch import Tensor, nn
 
 from deit_transfer.batch import Batch, Heads
-from deit_transfer.engine.loop import NonFinite, is_out_of_memory
+from deit_transfer.engine.divergence import NonFinite
+from deit_transfer.engine.memory import is_out_of_memory
 from deit_transfer.engine.objectives import late_fusion, make_objective
 from deit_transfer.engine.precision import resolve_precision
 from deit_transfer.errors import DivergedError, ResourceError
@@ -113,6 +114,17 @@ def test_same_seed_same_bits_and_another_seed_others() -> None:
     assert_equal(first.tensors(), second.tensors())
     other = third.train(toy_steps(steps=4), seed=12)
     assert numbers_of(other) != numbers_of(reports)
+
+
+def test_every_micro_batch_of_every_step_draws_anew() -> None:
+    drawn = []
+
+    def prepare(batch: Batch) -> tuple[Tensor, Tensor]:
+        drawn.append(torch.rand(()).item())
+        return prepare_plainly(batch)
+
+    Setup.make().train(toy_steps(steps=3), prepare=prepare)
+    assert len(set(drawn)) == len(drawn) == 3 * 4
 
 
 def test_what_the_caller_does_between_steps_does_not_matter() -> None:
@@ -249,6 +261,17 @@ def test_out_of_memory_at_one_image_is_an_error() -> None:
     with pytest.raises(ResourceError, match="one image per forward pass") as caught:
         Setup.make(model=Hungry(limit=0)).train(toy_steps(steps=1))
     assert caught.value.exit_code == 6
+
+
+def test_out_of_memory_in_the_update_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup.make()
+
+    def step() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(setup.optimizer, "step", step)
+    with pytest.raises(ResourceError, match="out of memory at step 0"):
+        setup.train(toy_steps(steps=1))
 
 
 def test_memory_errors_are_told_from_others() -> None:

@@ -119,7 +119,8 @@ def toy_predictions(world: World, **values: Any) -> Predictions:
 
 
 def evaluate_share(world: World) -> Any:
-    predictions = toy_predictions(world)
+    with StopSignals() as stop:
+        predictions = toy_predictions(world, stop=stop)
     return predictions.indices.numpy(), predictions.class_logits.numpy(), head_scores(predictions)
 
 

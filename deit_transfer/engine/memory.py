@@ -1,0 +1,56 @@
+"""Own the recognition of exhausted memory, on the device and in data workers. Free none itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from deit_transfer.errors import ResourceError
+
+# Besides PyTorch's own exception: the CPU allocator's message, and those of cuBLAS and cuDNN when
+# they find no room for their workspace.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that an operation needs more memory than there is."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+@contextmanager
+def named_memory_errors(place: str) -> Iterator[None]:
+    """Turn what is left of memory errors into one sentence with the place and a way out.
+
+    Raises:
+        ResourceError: Memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"out of memory at {place}: {str(error).splitlines()[0] if str(error) else error!r}",
+            hint="choose a smaller model or resolution, or free the device's memory",
+        ) from error
+
+
+def is_lost_worker(error: RuntimeError) -> bool:
+    """Tell whether PyTorch reports that a data worker's process is gone."""
+    return "DataLoader worker" in str(error)
+
+
+def lost_worker(error: RuntimeError) -> ResourceError:
+    """Return the error that names the usual cause of a lost data worker: memory."""
+    cause = str(error).splitlines()[0]
+    return ResourceError(
+        f"a data worker was ended by the system, most often for want of memory: {cause}",
+        hint="use fewer --workers, a smaller decode cache, or more shared memory (/dev/shm)",
+    )
