@@ -36,12 +36,14 @@ def diverged_error(incident: NonFinite, *, budget: int) -> DivergedError:
         budget: Non-finite steps the run was to bear.
     """
     looked_at = incident.suspects or incident.indices
+    named = ", ".join(map(str, looked_at[:IMAGES_NAMED]))
+    others = " and others" if len(looked_at) > IMAGES_NAMED else ""
     spent = ""
     if incident.policy != "error":
         spent = f"; the {incident.policy} policy's budget of {budget} such steps is spent"
     return DivergedError(
         f"step {incident.step} is not finite: loss {incident.loss:g}, gradient norm "
-        f"{incident.grad_norm:g} at learning rate {incident.lr:g}, images {looked_at[:IMAGES_NAMED]}"
-        f"{' and others' if len(looked_at) > IMAGES_NAMED else ''}{spent}",
+        f"{incident.grad_norm:g} at learning rate {incident.lr:g}, images {named}"
+        f"{others}{spent}",
         hint="lower the peak learning rate, clip the gradient norm, or train in bf16 or fp32",
     )

@@ -339,7 +339,7 @@ def test_error_raises_before_the_update_and_tells_where() -> None:
     assert (incident.step, incident.lr, incident.policy) == (2, lr_at(2), "error")
     assert math.isnan(incident.loss)
     assert math.isnan(incident.grad_norm)
-    assert str(suspects) in caught.value.message
+    assert f"images {suspects[0]}, {suspects[1]}" in caught.value.message
     assert caught.value.exit_code == 5
 
 
