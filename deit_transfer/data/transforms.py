@@ -140,16 +140,16 @@ class CentreTransform:
         short = min(height, width)
         # torchvision's rounding: int() for the longer side, round() for the margins.
         resized = [int(self.shorter * side / short) for side in (width, height)]
-        starts = [round((side - self.resolution) / 2) for side in resized]
-        kept = (*starts, *(start + self.resolution for start in starts))
+        left, top = (round((side - self.resolution) / 2) for side in resized)
+        kept = (left, top, left + self.resolution, top + self.resolution)
         view = Image.fromarray(image)
         if max(resized) <= _THIN * self.shorter:
             return np.asarray(view.resize(resized, Image.Resampling.BICUBIC).crop(kept))
         # A 1 x 5000 image would become 256 x 1,280,000: compute only what is kept.
-        shrink = [width / resized[0], height / resized[1]] * 2
-        box = [edge * factor for edge, factor in zip(kept, shrink, strict=True)]
+        x, y = width / resized[0], height / resized[1]
+        box = (kept[0] * x, kept[1] * y, kept[2] * x, kept[3] * y)
         size = (self.resolution, self.resolution)
-        return np.asarray(view.resize(size, Image.Resampling.BICUBIC, (*box,)))  # (R, R, 3)
+        return np.asarray(view.resize(size, Image.Resampling.BICUBIC, box))  # (R, R, 3)
 
 
 class SeededTransform:

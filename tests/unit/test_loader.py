@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -235,7 +236,7 @@ def test_a_split_without_a_readable_image_is_an_error(tmp_path, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_evaluation_image_is_an_error_that_names_it(file_set, workers):
     view = eval_transform(resolution=16, crop_pct=0.9)
-    with pytest.raises(DataError, match="image-03.png") as error:
+    with pytest.raises(DataError, match="image-03") as error:
         list(eval_batches(file_set, transform=view, batch_size=8, workers=workers))
     assert "--allow-bad" in error.value.hint
 
@@ -363,6 +364,30 @@ def test_workers_outlive_signals_to_the_group_and_end_with_the_iteration():
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not multiprocessing.active_children()
+
+
+def test_pythons_warning_of_forks_beside_threads_is_answered(monkeypatch):
+    """From 3.12 on; OpenCV's and torch's threads are what it warns of."""
+    fork = os.fork
+
+    def warn_and_fork():
+        warnings.warn(
+            f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to "
+            "deadlocks in the child.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return fork()
+
+    monkeypatch.setattr(os, "fork", warn_and_fork)
+    assert len(list(batches_of(pixel_set(), epochs=1, workers=1))) == 3
+
+
+def test_more_workers_than_cores_pass_without_a_warning():
+    workers = (os.cpu_count() or 1) + 1
+    view = eval_transform(resolution=8, crop_pct=1.0)
+    loader = eval_batches(pixel_set(), transform=view, batch_size=2, workers=workers)
+    assert len(list(loader)) == N // 2
 
 
 def test_an_iteration_left_early_ends_its_workers():
