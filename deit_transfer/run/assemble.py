@@ -74,8 +74,7 @@ def durations(recipe: Recipe, *, num_images: int) -> Durations:
             f"{recipe.schedule.batch_size}, and the reference code drops incomplete batches",
             hint=f"Set --batch-size to {num_images} or less, or leave compat out",
         )
-    steps_per_epoch = -(-views // recipe.schedule.batch_size)
-    return plan_durations(recipe.schedule, steps_per_epoch=steps_per_epoch)
+    return plan_durations(recipe.schedule, images_per_epoch=views)
 
 
 def optimizer(recipe: Recipe, classifier: Classifier) -> Optimizer:

@@ -127,14 +127,16 @@ def _shared_inputs(recipes: Mapping[Mode, Recipe]) -> Inputs:
 
 def _equal_images(recipes: dict[Mode, Recipe], num_images: int) -> dict[Mode, Recipe]:
     plan = assemble.durations(recipes["finetune"], num_images=num_images)
-    images = plan.total_steps * recipes["finetune"].schedule.batch_size
-    return {arm: _with_images(recipe, images, num_images) for arm, recipe in recipes.items()}
+    return {arm: _with_images(recipe, plan.images_to_see) for arm, recipe in recipes.items()}
 
 
-def _with_images(recipe: Recipe, images: int, num_images: int) -> Recipe:
-    """Return the recipe with its schedule stretched or cut to see this many images."""
+def _with_images(recipe: Recipe, images: int) -> Recipe:
+    """Return the recipe with its schedule stretched or cut to see this many images.
+
+    The warm-up and the stages of resolution keep their shares of the run.
+    """
     steps = max(1, round(images / recipe.schedule.batch_size))
-    length = {"min_steps": steps, "max_steps": steps, "epochs": 1, "warmup_epochs": 0.0}
+    length = {"min_steps": steps, "max_steps": steps}
     return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update=length)})
 
 

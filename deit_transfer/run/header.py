@@ -48,7 +48,7 @@ def header_facts(blueprint: Blueprint, *, folder: str) -> HeaderFacts:
         epochs=plan.epochs,
         epochs_note=_epochs_note(recipe, plan),
         steps=plan.total_steps,
-        images_to_see=plan.total_steps * schedule.batch_size,
+        images_to_see=plan.images_to_see,
         augmentation=describe_augmentation(recipe.augment),
         distillation=_describe_distillation(recipe),
         selection={
@@ -98,7 +98,9 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        return f"cpu ({processor_name()}, {torch.get_num_threads()} threads)"
+        count = torch.get_num_threads()
+        threads = "1 thread" if count == 1 else f"{count} threads"
+        return f"cpu ({processor_name()}, {threads})"
     return str(device)
 
 

@@ -48,9 +48,8 @@ def training_seconds(
     plan: Durations, recipe: Recipe, *, resolution: int, speeds: dict[int, float]
 ) -> float:
     """Return the estimated seconds of all steps, given images per second by resolution."""
-    images_per_epoch = plan.steps_per_epoch * recipe.schedule.batch_size
     seconds = [
-        images_per_epoch
+        plan.images_per_epoch
         / speeds[
             resolution_at(recipe.schedule, epoch=epoch, epochs=plan.epochs, resolution=resolution)
         ]

@@ -149,15 +149,17 @@ def test_differences_name_settings_and_leave_descriptions_out() -> None:
 
 
 def test_durations_raise_the_epochs_and_cut_the_steps() -> None:
-    schedule = Schedule(epochs=4, min_steps=100, warmup_epochs=1.0)
-    long_enough = plan_durations(schedule, steps_per_epoch=50)
+    schedule = Schedule(epochs=4, min_steps=100, warmup_epochs=1.0, batch_size=10)
+    long_enough = plan_durations(schedule, images_per_epoch=495)
     assert (long_enough.epochs, long_enough.total_steps, long_enough.raised) == (4, 200, False)
     assert long_enough.warmup_steps == 50
-    raised = plan_durations(schedule, steps_per_epoch=10)
+    assert long_enough.images_to_see == 4 * 495  # the last batch of an epoch has 5 images
+    raised = plan_durations(schedule, images_per_epoch=100)
     assert (raised.epochs, raised.total_steps, raised.raised) == (10, 100, True)
     assert raised.warmup_steps == 25  # a quarter of the run, as before
-    cut = plan_durations(schedule.model_copy(update={"max_steps": 120}), steps_per_epoch=50)
+    cut = plan_durations(schedule.model_copy(update={"max_steps": 120}), images_per_epoch=495)
     assert (cut.epochs, cut.total_steps) == (3, 120)
+    assert cut.images_to_see == 2 * 495 + 20 * 10
 
 
 def test_progressive_stages_come_in_order_and_end_at_the_full_resolution() -> None:
