@@ -48,7 +48,7 @@ def compare(
     from deit_transfer.run.compare import compare as run_comparison
 
     output = Output(as_json=as_json, quiet=quiet)
-    with TrainingScreen(output) as screen:
+    with TrainingScreen(output, several=True) as screen:
         comparison = run_comparison(
             dataset,
             start=start or "imagenet",

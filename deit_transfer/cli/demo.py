@@ -24,7 +24,7 @@ def demo(
     from deit_transfer.run.demo import demo as run_demo
 
     output = Output(as_json=as_json, quiet=quiet)
-    with TrainingScreen(output) as screen:
+    with TrainingScreen(output, several=True) as screen:
         comparison = run_demo(out=out, seeds=seeds, observer=screen)
     folder = f"Figure and report: {comparison['folder']}"
     output.finish(comparison, "", comparison_table(comparison), folder, NEXT_STEPS)

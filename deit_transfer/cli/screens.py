@@ -12,22 +12,31 @@ from deit_transfer.report.tables import (
     epoch_columns,
     epoch_header,
     epoch_row,
+    result_line,
     result_table,
     run_header,
 )
 
 PLAIN_LINE_EVERY_S = 30.0
 RATE_WINDOW_STEPS = 20
+MOST_EPOCH_ROWS = 20
 
 
 class TrainingScreen:
     """Show one run to a person: live on a terminal, in plain lines elsewhere.
 
     Use as a context manager, so that the live bar is taken away whatever happens.
+
+    Args:
+        output: Where it is shown.
+        several: The run is one of several: a header only where it says something new, and one
+            line for its result.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, *, several: bool = False) -> None:
         self._output = output
+        self._several = several
+        self._headers_shown: set[str] = set()
         self._console = output.console
         self._live = self._console.is_terminal and not output.quiet
         self._progress = Progress(
@@ -61,7 +70,10 @@ class TrainingScreen:
     def header(self, facts: HeaderFacts) -> None:
         self._heading_shown = False
         self._recent.clear()
-        self._output.tell(run_header(facts))
+        # the seeds of one arm differ in nothing that the header says
+        if not self._several or facts.recipe not in self._headers_shown:
+            self._output.tell(run_header(facts))
+        self._headers_shown.add(facts.recipe)
 
     def step(self, report: StepReport, total_steps: int) -> None:
         self._recent = [*self._recent, (report.images, report.time_s)][-RATE_WINDOW_STEPS:]
@@ -81,6 +93,8 @@ class TrainingScreen:
             self._progress.update(self._task, facts=f"scoring {split} ...")
 
     def epoch(self, record: dict[str, Any]) -> None:
+        if not _worth_a_row(record):
+            return
         columns = epoch_columns(
             distilled="heads" in record,
             ema="ema_top1" in record,
@@ -95,7 +109,9 @@ class TrainingScreen:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        if not self._output.as_json:
+        if self._several:
+            self._output.tell(result_line(result))
+        elif not self._output.as_json:
             self._output.show(result_table(result))
 
     def _show_bar(self, title: str, facts: str, done: int, total: int) -> None:
@@ -104,3 +120,10 @@ class TrainingScreen:
         self._progress.update(
             self._task, description=title, completed=done, total=total, facts=facts
         )
+
+
+def _worth_a_row(record: dict[str, Any]) -> bool:
+    """Thin a long run's table out; metrics.csv has every epoch."""
+    epoch, epochs = record["epoch"], record["epochs"]
+    every = -(-epochs // MOST_EPOCH_ROWS)
+    return epoch % every == 0 or epoch in (1, epochs)

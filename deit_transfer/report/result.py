@@ -31,6 +31,14 @@ def result_table(result: Result) -> Screen:
     return Screen(lambda look: facts_table(look, title, _groups(result, look)))
 
 
+def result_line(result: Result) -> str:
+    """Return a run's result in one line, for a run that is one of several."""
+    return (
+        f"{result['mode']}, seed {result['seed']}: top-1 {percent(result['top1'], digits=2)}% on "
+        f"{grouped(result['num_test_images'])} test images, {duration(result['seconds'])}"
+    )
+
+
 def _groups(result: Result, look: Look) -> Iterator[list[Fact]]:
     for group in (_scores(result, look), _heads(result), _choice(result, look), _run(result)):
         yield [(label, value) for label, value in group if value]

@@ -16,7 +16,7 @@ from deit_transfer.report.listings import (
     load_report_table,
     recipe_table,
 )
-from deit_transfer.report.result import result_table
+from deit_transfer.report.result import result_line, result_table
 from deit_transfer.report.runs import run_screens, runs_table
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "epoch_row",
     "load_report_table",
     "recipe_table",
+    "result_line",
     "result_table",
     "run_header",
     "run_screens",

@@ -59,6 +59,7 @@ def compare(
     recipe_names: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     labels: Sequence[str] = (),
+    start_name: str | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Train every arm with every seed, and return the comparison object.
@@ -74,6 +75,7 @@ def compare(
         recipe_names: Recipe by arm; the default recipes where not given.
         overrides: Recipe settings for all arms, by dotted location.
         labels: What a reader must know to judge the figures.
+        start_name: What the start is called in tables; None takes its name or file name.
         observer: Who is told what happens.
 
     Raises:
@@ -103,7 +105,7 @@ def compare(
         arms=[_arm(arm, runs, recipes[arm], inputs) for arm, runs in trained.items()],
         dataset=inputs.dataset.info.name,
         model=recipes["finetune"].model.name,
-        start=recipes["finetune"].model.start,
+        start=start_name or Path(recipes["finetune"].model.start).name,
         budget=budget,
         labels=[*labels, *_limit_label(recipes["finetune"], inputs)],
     )

@@ -36,5 +36,6 @@ def demo(*, out: Path, seeds: int, observer: Observer | None = None) -> dict[str
         out=out,
         recipe_names=ARM_RECIPES,
         labels=HONEST_LABELS,
+        start_name="the digits 0-4",
         observer=observer,
     )
