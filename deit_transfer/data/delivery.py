@@ -123,10 +123,18 @@ def _enter_worker(_number: int) -> None:
     torch.set_num_threads(1)
 
 
-def stack_planes(views: list[Pixels]) -> torch.Tensor:
-    """Stack views (R, R, 3) to a tensor (B, 3, R, R)."""
-    height, width = views[0].shape[:2]
-    images = torch.empty((len(views), 3, height, width), dtype=torch.uint8)
-    for planes, view in zip(images.numpy(), views, strict=True):
-        cv2.split(view, [planes[0], planes[1], planes[2]])  # a third of the time of a transpose
-    return images
+class Stack:
+    """Gather views (R, R, 3) in one tensor (count, 3, R, R), each while it is in the cache."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.filled = 0
+        self.images = torch.empty(0, dtype=torch.uint8)
+
+    def add(self, view: Pixels) -> None:
+        if self.filled == 0:
+            height, width = view.shape[:2]
+            self.images = torch.empty((self.count, 3, height, width), dtype=torch.uint8)
+        planes = self.images[self.filled].numpy()  # (3, R, R)
+        cv2.split(view, [planes[0], planes[1], planes[2]])  # a third of a transpose's time
+        self.filled += 1

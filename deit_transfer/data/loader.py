@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from deit_transfer.batch import Batch
 from deit_transfer.data.contract import ImageSet
 from deit_transfer.data.decode_cache import Progress, Reader, open_reader
-from deit_transfer.data.delivery import BadImage, Deliveries, Delivery, stack_planes
+from deit_transfer.data.delivery import BadImage, Deliveries, Delivery, Stack
 from deit_transfer.data.operations import Pixels
 from deit_transfer.data.samplers import Compat, MicroBatchKeys, StepPlan
 from deit_transfer.data.transforms import EvalTransform, TrainTransform, sample_seed
@@ -183,7 +183,7 @@ class TrainSamples(Dataset[Delivery]):
 
     def __getitem__(self, keys: MicroBatchKeys) -> Delivery:
         transform = self.transforms[keys.resolution]
-        views: list[Pixels] = []
+        stack = Stack(len(keys.samples))
         indices: list[int] = []
         bad: list[BadImage] = []
         for index, repetition in keys.samples.tolist():
@@ -192,10 +192,10 @@ class TrainSamples(Dataset[Delivery]):
             except DataError as error:
                 return Delivery(None, bad, error)
             # What was used is what the batch names, so that its name still tells the view.
-            views.append(transform(pixels, sample_seed(self.seed, keys.epoch, used, repetition)))
+            stack.add(transform(pixels, sample_seed(self.seed, keys.epoch, used, repetition)))
             indices.append(used)
         batch = Batch(
-            images=stack_planes(views),
+            images=stack.images,
             labels=torch.from_numpy(self.images.labels[indices]),
             indices=torch.tensor(indices),
             repetitions=torch.from_numpy(keys.samples[:, 1].copy()),
@@ -318,16 +318,16 @@ class EvalSamples(Dataset[Delivery]):
         self.transform = transform
 
     def __getitem__(self, indices: np.ndarray) -> Delivery:
-        views: list[Pixels] = []
+        stack = Stack(len(indices))
         bad: list[BadImage] = []
         for index in indices.tolist():
             try:
-                views.append(self.transform(self.reader.pixels(index)))
+                stack.add(self.transform(self.reader.pixels(index)))
             except ImageError as error:
                 bad.append(BadImage(index, self.images.ids[index], error.message))
-                views.append(self.transform(np.zeros((1, 1, 3), np.uint8)))
+                stack.add(self.transform(np.zeros((1, 1, 3), np.uint8)))
         batch = Batch(
-            images=stack_planes(views),
+            images=stack.images,
             labels=torch.from_numpy(self.images.labels[indices]),
             indices=torch.from_numpy(indices),
             repetitions=torch.zeros(len(indices), dtype=torch.int64),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from deit_transfer.data.contract import ImageSet
 from deit_transfer.data.decode_cache import DecodedImages, DirectReader, open_reader
-from deit_transfer.data.delivery import Deliveries, Delivery, stack_planes
+from deit_transfer.data.delivery import Deliveries, Delivery, Stack
 from deit_transfer.data.loader import eval_batches, train_batches
 from deit_transfer.data.transforms import eval_transform, sample_seed, train_transform
 from deit_transfer.errors import DataError, ImageError, ResourceError
@@ -183,11 +183,12 @@ def test_global_generators_are_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_planes_are_stacked_in_place():
-    views = list(noise(3))
-    stacked = stack_planes(views)
-    assert stacked.is_contiguous()
-    assert (stacked.numpy() == np.stack(views).transpose(0, 3, 1, 2)).all()
+def test_views_are_stacked_by_planes():
+    stack = Stack(3)
+    for view in noise(3):
+        stack.add(view)
+    assert stack.images.is_contiguous()
+    assert (stack.images.numpy() == noise(3).transpose(0, 3, 1, 2)).all()
 
 
 # --- bad images -----------------------------------------------------------------------------
