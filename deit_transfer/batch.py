@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """Hold the logits (B, K) of the class head and, in distilled models, of the distillation head."""
+    """Hold the logits (B, K) of the class head and, where there is one, the distillation head."""
 
     class_logits: Tensor
     distil_logits: Tensor | None

@@ -28,6 +28,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("finetune")(train.finetune)
 app.command("scratch")(train.scratch)
+app.command("pretrain")(train.pretrain)
+app.add_typer(train.teacher_app, name="teacher")
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(plan.app, name="plan")

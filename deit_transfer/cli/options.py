@@ -82,6 +82,16 @@ class TrainingFlags:
         float | None,
         typer.Option("--time-budget", metavar="MINUTES", help="Fit training into this time."),
     ] = None
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="Learn from this run, or network by name.")
+    ] = None
+    distill: Annotated[
+        str | None, typer.Option("--distill", help="How: hard (default with a teacher) or soft.")
+    ] = None
+    teacher_cache: Annotated[
+        Path | None,
+        typer.Option("--teacher-cache", help="Folder that keeps the teacher's answers."),
+    ] = None
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
@@ -96,8 +106,9 @@ class TrainingFlags:
             for flag, location in FLAG_LOCATIONS.items()
             if getattr(self, flag) is not None
         }
-        if self.data_dir is not None:
-            chosen["data.data_dir"] = str(self.data_dir)
+        for flag, location in PATH_LOCATIONS.items():
+            if getattr(self, flag) is not None:
+                chosen[location] = str(getattr(self, flag).expanduser().resolve())
         return chosen | dict(parse_assignment(text) for text in self.assignments or [])
 
 
@@ -114,7 +125,10 @@ FLAG_LOCATIONS = {
     "device": "run.device",
     "precision": "run.precision",
     "time_budget": "run.time_budget_minutes",
+    "teacher": "distil.teacher",
+    "distill": "distil.kind",
 }
+PATH_LOCATIONS = {"data_dir": "data.data_dir", "teacher_cache": "distil.cache"}
 
 
 def with_training_flags(command: Callable[..., None]) -> Callable[..., None]:

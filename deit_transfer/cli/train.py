@@ -1,7 +1,7 @@
-"""Own `finetune` and `scratch`: one training run, from the images to the result table."""
+"""Own `finetune`, `scratch`, `pretrain` and `teacher fit`: one run, from images to result."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -19,11 +19,20 @@ from deit_transfer.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from deit_transfer.recipe.schema import Recipe
+    from deit_transfer.recipe.schema import Mode
 
 ResumeFlag = Annotated[
     bool, typer.Option("--resume", help="Go on with the unfinished run of this command.")
 ]
+
+
+NprocOption = Annotated[
+    int, typer.Option("--nproc", min=1, help="Processes on this machine, one per GPU.")
+]
+
+teacher_app = typer.Typer(
+    help="Fit a teacher for distillation.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @with_training_flags
@@ -34,16 +43,13 @@ def finetune(
     out: OutOption = DEFAULT_OUT,
     name: NameOption = None,
     resume: ResumeFlag = False,
+    nproc: NprocOption = 1,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Fine-tune a pretrained DeiT on a dataset."""
-    from deit_transfer.run.choose import choose_recipe
-
-    recipe = choose_recipe(
-        "finetune", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
-    )
-    _train(recipe, out, name, resume, Output(as_json=as_json, quiet=quiet))
+    output = Output(as_json=as_json, quiet=quiet)
+    _run("finetune", dataset, flags, start, Place(out, name, resume, nproc), output)
 
 
 @with_training_flags
@@ -53,22 +59,91 @@ def scratch(
     out: OutOption = DEFAULT_OUT,
     name: NameOption = None,
     resume: ResumeFlag = False,
+    nproc: NprocOption = 1,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Train a DeiT on a dataset from random weights."""
-    from deit_transfer.run.choose import choose_recipe
-
-    recipe = choose_recipe(
-        "scratch", dataset, recipe_name=flags.recipe, overrides=flags.overrides()
-    )
-    _train(recipe, out, name, resume, Output(as_json=as_json, quiet=quiet))
+    output = Output(as_json=as_json, quiet=quiet)
+    _run("scratch", dataset, flags, None, Place(out, name, resume, nproc), output)
 
 
-def _train(recipe: "Recipe", out: Path, name: str | None, resume: bool, output: Output) -> None:
+@with_training_flags
+def pretrain(
+    dataset: DatasetArgument,
+    flags: TrainingFlags,
+    out: OutOption = DEFAULT_OUT,
+    name: NameOption = None,
+    resume: ResumeFlag = False,
+    nproc: NprocOption = 1,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Pretrain a DeiT as the paper does (Table 9), with or without a teacher."""
+    output = Output(as_json=as_json, quiet=quiet)
+    _run("pretrain", dataset, flags, None, Place(out, name, resume, nproc), output)
+
+
+@teacher_app.command("fit")
+@with_training_flags
+def teacher_fit(
+    dataset: DatasetArgument,
+    flags: TrainingFlags,
+    start: StartOption = None,
+    out: OutOption = DEFAULT_OUT,
+    name: NameOption = None,
+    resume: ResumeFlag = False,
+    nproc: NprocOption = 1,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Fit any timm network on a dataset, to teach a DeiT afterwards."""
+    output = Output(as_json=as_json, quiet=quiet)
+    _run("teacher", dataset, flags, start, Place(out, name, resume, nproc), output)
+
+
+class Place(NamedTuple):
+    """Say where a run is written, whether it goes on, and in how many processes."""
+
+    out: Path
+    name: str | None
+    resume: bool
+    nproc: int
+
+
+def _run(
+    mode: "Mode",
+    dataset: str,
+    flags: TrainingFlags,
+    start: str | None,
+    place: Place,
+    output: Output,
+) -> None:
+    from deit_transfer.cli.launch import launch_processes
+
+    if place.nproc > 1:
+        launch_processes(place.nproc)
+        return
     from deit_transfer.cli.screens import TrainingScreen
+    from deit_transfer.engine.distributed import connected, world_from_env
+    from deit_transfer.engine.precision import resolve_device
+    from deit_transfer.run.choose import choose_recipe
+    from deit_transfer.run.observer import Silent
     from deit_transfer.run.train import train
 
-    with TrainingScreen(output) as screen:
-        result = train(recipe, out=out, name=name, resume=resume, observer=screen)
-    output.finish(result)
+    recipe = choose_recipe(
+        mode, dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
+    )
+    world = world_from_env()
+    device = resolve_device(recipe.run.device, local_rank=world.local_rank)
+    with connected(world, device=device), TrainingScreen(output) as screen:
+        result = train(
+            recipe,
+            out=place.out,
+            name=place.name,
+            resume=place.resume,
+            observer=screen if world.is_main else Silent(),
+            world=world,
+        )
+    if world.is_main:
+        output.finish(result)

@@ -84,6 +84,9 @@ class Augment(Section):
     color_jitter: float = Field(
         default=0.0, ge=0, le=1, description="Brightness, contrast and saturation jitter."
     )
+    crop: Literal["resized", "simple"] = Field(
+        default="resized", description="Random resized crop, or DeiT III's simple random crop."
+    )
     crop_scale_min: float = Field(
         default=0.08, gt=0, le=1, description="Smallest area share of a random resized crop."
     )
@@ -158,7 +161,7 @@ class Schedule(Section):
 class Distil(Section):
     """Say what is learned from a teacher."""
 
-    teacher: str | None = Field(default=None, description="A run folder or weights file.")
+    teacher: str | None = Field(default=None, description="A run, or a network's name.")
     kind: Literal["none", "soft", "hard"] = Field(default="none", description="Form of it.")
     through: Literal["token", "class"] = Field(
         default="token", description="The token that answers to the teacher."
@@ -167,6 +170,9 @@ class Distil(Section):
         default=0.5, description="Weight of the teacher's part (lambda in the paper)."
     )
     tau: float = Field(default=3.0, gt=0, description="Temperature of soft distillation.")
+    cache: str | None = Field(
+        default=None, description="Folder that keeps the teacher's answers between runs."
+    )
 
 
 class Run(Section):

@@ -236,6 +236,7 @@ def _training_transform(
         policy=augment.policy,
         randaugment=augment.randaugment,
         color_jitter=augment.color_jitter,
+        crop=augment.crop,
         mean=(mean[0], mean[1], mean[2]),
     )
 

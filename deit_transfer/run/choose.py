@@ -27,6 +27,8 @@ def choose_recipe(
     values: dict[str, Any] = {"data.dataset": _full_path(dataset), **(overrides or {})}
     if start is not None:
         values["model.start"] = _full_path(start)
+    if "distil.teacher" in values:
+        values = _with_teacher(values, name)
     recipe = load_recipe(name, overrides=values)
     if recipe.mode != mode:
         raise UsageError(
@@ -39,12 +41,31 @@ def choose_recipe(
             hint=f"deit-transfer finetune {dataset} --from imagenet; or "
             f"deit-transfer scratch {dataset}",
         )
-    if mode == "scratch" and recipe.model.start != "none":
+    if mode in ("scratch", "pretrain") and recipe.model.start != "none":
         raise UsageError(
-            f"Training from scratch starts from nothing, not from '{recipe.model.start}'",
+            f"{mode.capitalize()} starts from nothing, not from '{recipe.model.start}'",
             hint=f"deit-transfer finetune {dataset} --from {recipe.model.start}",
         )
     return recipe
+
+
+def _with_teacher(values: dict[str, Any], recipe_name: str) -> dict[str, Any]:
+    """Complete what a teacher implies: hard distillation, and the model's distilled form.
+
+    A model that was named, by flag or in a recipe that is distilled already, is left alone.
+    """
+    completed = {"distil.kind": "hard", **values}
+    completed["distil.teacher"] = _full_path(str(values["distil.teacher"]))
+    through_class = values.get("distil.through") == "class"
+    if "model.name" not in values and not through_class:
+        own = load_recipe(recipe_name).model.name
+        completed["model.name"] = own if "distilled" in own else distilled_form(own)
+    return completed
+
+
+def distilled_form(name: str) -> str:
+    """Return the name of a DeiT's distilled twin: deit_tiny_distilled_patch16_224."""
+    return name.replace("_patch", "_distilled_patch") if "_patch" in name else f"{name}_distilled"
 
 
 def _full_path(name: str) -> str:

@@ -65,7 +65,8 @@ def header_facts(blueprint: Blueprint, *, folder: str) -> HeaderFacts:
 
 def describe_augmentation(augment: Augment) -> str:
     """Return the augmentation in one line; what is off is left out."""
-    parts = [f"crop {augment.crop_scale_min:g}-1"]
+    simple = augment.crop == "simple"
+    parts = ["simple random crop" if simple else f"crop {augment.crop_scale_min:g}-1"]
     if augment.hflip:
         parts.append("flip")
     if augment.policy == "randaugment":

@@ -9,14 +9,17 @@ from deit_transfer.recipe.loader import field_locations
 TRAINING = {
     "--model", "--recipe", "--data-dir", "--epochs", "--batch-size", "--lr", "--resolution",
     "--seed", "--train-limit", "--fraction", "--workers", "--device", "--precision",
-    "--time-budget", "--set",
+    "--time-budget", "--set", "--teacher", "--distill", "--teacher-cache",
 }  # fmt: skip
+PLACE = {"--out", "--name", "--resume", "--nproc"}
 SCREEN = {"--json", "--quiet", "-q"}
 
 ALLOWED = {
     "demo": {"--seeds", "--out"} | SCREEN,
-    "finetune": TRAINING | SCREEN | {"--from", "--out", "--name", "--resume"},
-    "scratch": TRAINING | SCREEN | {"--out", "--name", "--resume"},
+    "finetune": TRAINING | SCREEN | PLACE | {"--from"},
+    "scratch": TRAINING | SCREEN | PLACE,
+    "pretrain": TRAINING | SCREEN | PLACE,
+    "teacher fit": TRAINING | SCREEN | PLACE | {"--from"},
     "compare": TRAINING | SCREEN | {"--from", "--seeds", "--budget", "--out", "--name"},
     "evaluate": SCREEN | {"--data-dir", "--device", "--precision", "--workers"},
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
