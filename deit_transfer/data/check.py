@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deit_transfer.data.contract import SPLITS, Dataset, Files, ImageSet, Progress, Split
+from deit_transfer.data.contract import SPLITS, Dataset, ImageSet, Pixels, Progress, Split
 from deit_transfer.data.decode import decode_image
 from deit_transfer.errors import ImageError
 
@@ -128,7 +128,7 @@ def _look_at_all(
 def _num_workers(images: ImageSet, workers: int | None) -> int:
     if workers is not None:
         return workers
-    if not isinstance(images.source, Files) or len(images) < _PARALLEL_FROM:
+    if isinstance(images.source, Pixels) or len(images) < _PARALLEL_FROM:
         return 0
     return min(_MOST_WORKERS, os.cpu_count() or 1)
 

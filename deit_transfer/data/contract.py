@@ -8,7 +8,7 @@ contiguous arrays, so that forked loader workers share it instead of copying it 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-Access = Literal["embedded", "download", "by hand"]
+# "download": fetched when first used; "on request": large, fetched by `data prepare` only.
+Access = Literal["embedded", "download", "on request", "by hand"]
 
 # Called with the bytes or images done so far and the total (0: unknown). It may raise to stop.
 Progress = Callable[[int, int], None]
@@ -85,6 +86,38 @@ class Strings(Sequence[str]):
         return taken
 
 
+class LabelSets:
+    """Hold the right answers of N images that may have several each, in two arrays."""
+
+    def __init__(self, sets: Iterable[Sequence[int]]) -> None:
+        parts = [np.asarray(part, np.int64) for part in sets]
+        self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        self._values = np.concatenate([*parts, np.zeros(0, np.int64)])
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> NDArray[np.int64]:
+        start = self._ends[index - 1] if index else 0
+        return self._values[start : self._ends[index]]
+
+    def take(self, indices: NDArray[np.int64]) -> "LabelSets":
+        """Return the sets of the images at `indices`."""
+        return LabelSets(self[int(index)].tolist() for index in indices)
+
+    def renumber(self, new_labels: NDArray[np.int64]) -> "LabelSets":
+        """Return the sets with every label replaced by `new_labels[label]`; below 0: left out."""
+        renumbered = (new_labels[self[index]] for index in range(len(self)))
+        return LabelSets(labels[labels >= 0].tolist() for labels in renumbered)
+
+    def mask(self, num_classes: int) -> NDArray[np.bool_]:
+        """Return which of K answers are right for each image, (N, K)."""
+        right = np.zeros((len(self), num_classes), np.bool_)
+        rows = np.repeat(np.arange(len(self)), np.diff(self._ends, prepend=0))
+        right[rows, self._values] = True
+        return right
+
+
 class ImageSource(Protocol):
     """Hand out the raw images of a split by position."""
 
@@ -107,6 +140,8 @@ class ImageSet:
         source: Where images are read; shared, never copied, by `subset`.
         positions: (N,) place of each image in `source`; in order when None.
         apply_exif: Whether a decoded image is turned upright.
+        label_sets: All the right answers, where an image may have several; `labels` then holds
+            one of them, and scoring goes by the sets.
     """
 
     def __init__(
@@ -117,6 +152,7 @@ class ImageSet:
         source: ImageSource,
         positions: NDArray[np.int64] | None = None,
         apply_exif: bool = False,
+        label_sets: LabelSets | None = None,
     ) -> None:
         if len(labels) != len(ids):
             raise ValueError(f"{len(labels)} labels for {len(ids)} ids")
@@ -125,6 +161,7 @@ class ImageSet:
         self.source = source
         self.positions = np.arange(len(labels)) if positions is None else positions
         self.apply_exif = apply_exif
+        self.label_sets = label_sets
 
     @classmethod
     def from_arrays(
@@ -172,20 +209,41 @@ class ImageSet:
     def subset(self, indices: NDArray[np.int64] | Sequence[int]) -> "ImageSet":
         """Return the images at `indices`, in that order; pixels and files stay shared."""
         chosen = np.asarray(indices, np.int64)
-        return self._with(self.labels[chosen], chosen)
+        sets = self.label_sets.take(chosen) if self.label_sets is not None else None
+        return self._with(self.labels[chosen], chosen, sets)
 
     def relabel(self, labels: NDArray[np.int64]) -> "ImageSet":
         """Return the same images under other labels (N,)."""
-        return self._with(labels, np.arange(len(self)))
+        if self.label_sets is not None:
+            raise ValueError("images with several right answers are renumbered, not relabelled")
+        return self._with(labels, np.arange(len(self)), None)
 
-    def _with(self, labels: NDArray[np.int64], chosen: NDArray[np.int64]) -> "ImageSet":
+    def renumber(self, new_labels: NDArray[np.int64]) -> "ImageSet":
+        """Return the same images with every label replaced by `new_labels[label]`."""
+        sets = self.label_sets.renumber(new_labels) if self.label_sets is not None else None
+        return self._with(new_labels[self.labels], np.arange(len(self)), sets)
+
+    def _with(
+        self, labels: NDArray[np.int64], chosen: NDArray[np.int64], sets: LabelSets | None
+    ) -> "ImageSet":
         return ImageSet(
             labels=labels,
             ids=self.ids.take(chosen),
             source=self.source,
             positions=self.positions[chosen],
             apply_exif=self.apply_exif,
+            label_sets=sets,
         )
+
+
+def join(parts: Sequence[ImageSet]) -> ImageSet:
+    """Return the images of several splits as one, in the order given."""
+    return ImageSet(
+        labels=np.concatenate([part.labels for part in parts]),
+        ids=Strings(name for part in parts for name in part.ids),
+        source=Joined(parts),
+        apply_exif=parts[0].apply_exif,
+    )
 
 
 class Pixels:
@@ -226,12 +284,38 @@ class Files:
         return (self.folder / self.paths[position]).stat().st_size
 
 
+class Joined:
+    """Serve the images of several splits one after the other."""
+
+    def __init__(self, parts: Sequence[ImageSet]) -> None:
+        self.parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def read(self, position: int) -> bytes | NDArray[np.uint8]:
+        part, index = self._find(position)
+        return part.read(index)
+
+    def where(self, position: int) -> str:
+        part, index = self._find(position)
+        return part.where(index)
+
+    def size(self, position: int) -> int:
+        part, index = self._find(position)
+        return part.size(index)
+
+    def _find(self, position: int) -> tuple[ImageSet, int]:
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        part = self.parts[number]
+        return part, position - int(self._ends[number]) + len(part)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Hold a loaded dataset: its class names in label order and its splits.
 
     `layout` says in a few words what was found on disk; `notes` what the user should know
-    about how it was read (skipped files, carved splits, checksums that differ).
+    about how it was read (skipped files, carved splits, checksums that differ). `groups` names
+    the coarser group of each class, in label order, where the dataset has such.
     """
 
     info: DatasetInfo
@@ -240,6 +324,7 @@ class Dataset:
     root: Path | None = None
     layout: str = ""
     notes: list[str] = field(default_factory=list)
+    groups: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -259,4 +344,44 @@ class DatasetAdapter(Protocol):
         """Read the dataset; raises DataError when it is incomplete or contradicts itself."""
 
     def download(self, data_dir: Path, *, progress: Progress | None = None) -> Path:
-        """Fetch the dataset below `data_dir`; raises DataError that says how to get it by hand."""
+        """Fetch what is missing of the dataset below `data_dir`, and return where it lies.
+
+        Raises:
+            DataError: It cannot be fetched; the hint says how to get it by hand.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Hold the choices that only some datasets offer; the defaults are what all of them mean.
+
+    Args:
+        level: What counts as a class, in datasets with a taxonomy.
+        class_order: "id", the dataset's own numbering, or "deit", that of the reference code.
+    """
+
+    level: str = "species"
+    class_order: str = "id"
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """What an adapter adds when it offers `Options`."""
+
+    def configured(self, options: Options) -> DatasetAdapter:
+        """Return the adapter that reads the dataset as the options say."""
+
+
+class DatasetOpener(Protocol):
+    """Read datasets that are named by an address: hf:..., wds:..., or a table's path."""
+
+    @property
+    def info(self) -> DatasetInfo: ...
+
+    def accepts(self, address: str) -> bool:
+        """Tell whether the address is of this kind; whether it can be read shows later."""
+
+    def open(
+        self, address: str, *, for_evaluation: bool = False, progress: Progress | None = None
+    ) -> Dataset:
+        """Read the dataset; raises DataError or UsageError where it cannot be."""

@@ -4,16 +4,32 @@ Every choice is a pure function of labels and seed, written out here so that no 
 changes a split that a published figure rests on. Nothing is read from disk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.contract import Dataset, ImageSet
+from deit_transfer.data.contract import SPLITS, Dataset, ImageSet, Split
 from deit_transfer.errors import DataError, UsageError, did_you_mean
 
 Indices = NDArray[np.int64]
+
+# Where a dataset brings no test split, this much of each class becomes one, always the same.
+TEST_FRACTION = 0.2
+_TEST_SEED = 0
+
+# What people call their splits, in folders, shards and tables.
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "eval": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 
 def carve_val(
@@ -48,6 +64,73 @@ def carve_val(
         )
     held = _rank_within_class(labels, seed) < wanted[labels]
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def carve_test(train: ImageSet, class_names: Sequence[str]) -> tuple[ImageSet, ImageSet, list[str]]:
+    """Set a test split aside from `train`, where a dataset brings none: always the same one.
+
+    Returns:
+        What stays, what is set aside, and the notes that say so.
+
+    Raises:
+        DataError: No class has an image to spare.
+    """
+    counts = np.bincount(train.labels, minlength=len(class_names))
+    single = [name for name, count in zip(class_names, counts, strict=True) if count == 1]
+    if counts.max(initial=0) <= 1:
+        raise DataError(
+            "there is one image in every class: no test images can be set aside",
+            hint="Add images to at least some classes, or give a test split of your own.",
+        )
+    stay, held = carve_val(train.labels, fraction=TEST_FRACTION, seed=_TEST_SEED, every_class=True)
+    notes = [
+        f"no test split: {len(held)} of {len(train)} images are set aside as test "
+        f"({TEST_FRACTION:.0%} of each class, always the same)"
+    ]
+    if single:
+        listed = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
+        notes.append(
+            f"{len(single)} {'class' if len(single) == 1 else 'classes'} ({listed}) of one image: "
+            "it stays in train, none is tested"
+        )
+    return train.subset(stay), train.subset(held), notes
+
+
+def settle_splits(
+    found: Mapping[Split | None, ImageSet], class_names: Sequence[str], *, for_evaluation: bool
+) -> tuple[dict[Split, ImageSet], list[str]]:
+    """Turn the splits that an address holds into those that a run needs.
+
+    Args:
+        found: Images by split; None for images that belong to no split in particular.
+        class_names: Names in label order.
+        for_evaluation: Only score: images of no split are test, and train is not needed.
+
+    Returns:
+        The splits in order, and the notes about what was done.
+
+    Raises:
+        DataError: There is nothing to train on or nothing to score.
+    """
+    splits: dict[Split, ImageSet] = {split: found[split] for split in SPLITS if split in found}
+    notes: list[str] = []
+    if None in found:
+        splits["test" if for_evaluation else "train"] = found[None]
+    if for_evaluation:
+        if "test" not in splits and "val" in splits:
+            splits["test"] = splits.pop("val")
+            notes.append("there is no test split: val is scored")
+        if "test" not in splits and "train" in splits:
+            splits["test"] = splits.pop("train")
+            notes.append("there is no test split: all images are scored")
+    elif "train" not in splits:
+        raise DataError(
+            f"there is {' and '.join(splits) or 'nothing'} but no train split",
+            hint="Name the training files too, or score only: deit-transfer evaluate RUN DATASET",
+        )
+    elif "test" not in splits:
+        splits["train"], splits["test"], notes = carve_test(splits["train"], class_names)
+    return {split: splits[split] for split in SPLITS if split in splits}, notes
 
 
 def take_limit(
@@ -108,7 +191,7 @@ def keep_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
                 f"the {split} split has no image of the classes {', '.join(names)}",
                 hint="Keep other classes, or add images of these.",
             )
-        splits[split] = _renumber(images.subset(chosen), renumbered)
+        splits[split] = images.subset(chosen).renumber(renumbered)
     note = f"classes: {len(kept)} of {dataset.num_classes} kept"
     return replace(
         dataset,
@@ -118,13 +201,10 @@ def keep_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
             counts={split: len(images) for split, images in splits.items()},
         ),
         class_names=tuple(dataset.class_names[label] for label in kept),
+        groups=tuple(dataset.groups[label] for label in kept) if dataset.groups else (),
         splits=splits,
         notes=[*dataset.notes, note],
     )
-
-
-def _renumber(images: ImageSet, renumbered: NDArray[np.int64]) -> ImageSet:
-    return images.relabel(renumbered[images.labels])
 
 
 def _check_names(dataset: Dataset, names: Sequence[str]) -> None:

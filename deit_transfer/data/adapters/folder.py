@@ -22,7 +22,7 @@ from deit_transfer.data.contract import (
     printable,
 )
 from deit_transfer.data.listing import list_folder, list_images
-from deit_transfer.data.splits import carve_val
+from deit_transfer.data.splits import SPLIT_NAMES, carve_test
 from deit_transfer.errors import DataError, did_you_mean
 
 FOLDER = DatasetInfo(
@@ -34,21 +34,6 @@ FOLDER = DatasetInfo(
     source="your own images",
     apply_exif=True,
 )
-
-SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "eval": "val",
-    "test": "test",
-    "testing": "test",
-}
-
-# Where a folder brings no test split, this much of each class becomes one, always the same.
-TEST_FRACTION = 0.2
-_SPLIT_SEED = 0
 
 _MOST_LISTED = 50
 _LAYOUT = (
@@ -103,7 +88,8 @@ class FolderAdapter:
         }
         notes = [*order_note, *survey.notes, *_skip_notes(survey)]
         if "test" not in splits and not self.for_evaluation:
-            notes += _carve_test(root, splits, names)
+            splits["train"], splits["test"], said = carve_test(splits["train"], names)
+            notes += said
         counts = {split: len(splits[split]) for split in SPLITS if split in splits}
         return Dataset(
             info=replace(
@@ -124,7 +110,7 @@ def _survey(root: Path, *, for_evaluation: bool) -> Survey:
     """Recognise the layout and list every class folder of every split."""
     survey = Survey(root)
     top = list_folder(root, survey.skipped)
-    named = {name: SPLIT_FOLDERS[name.lower()] for name in top.folders if _is_split(name)}
+    named = {name: SPLIT_NAMES[name.lower()] for name in top.folders if _is_split(name)}
     if not top.folders:
         survey.faults.append(_flat_fault(root, "", len(top.images)))
     elif _has_splits(root, top.folders, named):
@@ -232,29 +218,6 @@ def _image_set(root: Path, classes: Classes, names: Sequence[str], *, apply_exif
     return ImageSet.from_files(root, paths, labels, ids=unique, apply_exif=apply_exif)
 
 
-def _carve_test(root: Path, splits: dict[Split, ImageSet], names: Sequence[str]) -> list[str]:
-    """Set a test split aside from train, in place; returns the notes about it."""
-    train = splits["train"]
-    counts = np.bincount(train.labels, minlength=len(names))
-    single = [name for name, count in zip(names, counts, strict=True) if count == 1]
-    if counts.max() == 1:
-        raise DataError(
-            f"{root} has one image in every class: no test images can be set aside",
-            hint="Add images to at least some classes, or give a test/ folder.",
-        )
-    stay, held = carve_val(train.labels, fraction=TEST_FRACTION, seed=_SPLIT_SEED, every_class=True)
-    splits["train"], splits["test"] = train.subset(stay), train.subset(held)
-    notes = [
-        f"no test/ folder: {len(held)} of {len(train)} images are set aside as test "
-        f"({TEST_FRACTION:.0%} of each class, always the same)"
-    ]
-    if single:
-        notes.append(
-            f"{_few(single, 'class', 'classes')} of one image: it stays in train, none is tested"
-        )
-    return notes
-
-
 def _layout(survey: Survey) -> str:
     if not survey.folders:
         return "one tree of class folders"
@@ -287,7 +250,7 @@ def _flat_fault(root: Path, folder: str, num_images: int) -> str:
 def _hint(survey: Survey) -> str:
     """Point at the folder within, where an archive was unpacked into a folder of its own name."""
     folders = list_folder(survey.root, Counter()).folders
-    if len(folders) == 1 and folders[0].lower() not in SPLIT_FOLDERS:
+    if len(folders) == 1 and folders[0].lower() not in SPLIT_NAMES:
         inner = survey.root / folders[0]
         if list_folder(inner, Counter()).folders:
             return f"Did you mean {inner}? {_LAYOUT}"
@@ -306,7 +269,7 @@ def _few(names: Sequence[str], one: str, many: str) -> str:
 
 
 def _is_split(name: str) -> bool:
-    return name.lower() in SPLIT_FOLDERS
+    return name.lower() in SPLIT_NAMES
 
 
 ADAPTERS: tuple[DatasetAdapter, ...] = (FolderAdapter(),)
