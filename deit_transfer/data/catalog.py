@@ -1,7 +1,7 @@
 """Own which datasets there are by name, and finding, fetching and loading one.
 
-The catalogue is what lies in `adapters/`: every module there names its adapters in `ADAPTERS`,
-and no list is kept beside it.
+The catalogue is what lies in `adapters/`: every module there names its adapters in `ADAPTERS`, and
+in `OPENERS` what it reads by address; no list is kept beside it.
 """
 
 import importlib
@@ -11,38 +11,56 @@ from pathlib import Path
 
 from deit_transfer.data import adapters
 from deit_transfer.data.adapters.folder import FolderAdapter
-from deit_transfer.data.contract import Dataset, DatasetAdapter, DatasetInfo, Progress
+from deit_transfer.data.cache import user_cache
+from deit_transfer.data.contract import (
+    Configurable,
+    Dataset,
+    DatasetAdapter,
+    DatasetInfo,
+    DatasetOpener,
+    Options,
+    Progress,
+)
 from deit_transfer.errors import DataError, UsageError, did_you_mean
+
+_MOST_LOOKED_AT = 200  # folders, when the one that was named holds no dataset
 
 
 def list_datasets() -> list[DatasetInfo]:
-    """Return the facts of every dataset known by name, in alphabetical order."""
-    return [adapter.info for adapter in _adapters().values()]
+    """Return the facts of every dataset known by name, then of every kind of address."""
+    named = [adapter.info for adapter in _adapters().values()]
+    return [*named, *(opener.info for opener in _openers())]
 
 
 def load_dataset(
-    name_or_folder: str,
+    name: str,
     *,
     data_dir: Path | None = None,
     for_evaluation: bool = False,
+    options: Options | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Load a dataset of the catalogue, or a folder of images.
+    """Load a dataset by its name, its address or its folder.
 
     Args:
-        name_or_folder: A name of the catalogue; anything else is taken as a folder's path. Write
-            "./digits" for a folder that is called like a dataset.
+        name: A name of the catalogue; an address (hf:OWNER/NAME, wds:SHARDS, a table's path);
+            anything else is taken as a folder's path. Write "./digits" for a folder that is
+            called like a dataset.
         data_dir: Where downloaded datasets lie; see `default_data_dir`.
         for_evaluation: Only score: a folder of class folders is all test, and needs no train/.
-        progress: Called while a dataset that may be fetched freely is being downloaded.
+        options: Choices that only some datasets offer.
+        progress: Called while a dataset is being downloaded, unpacked or listed.
 
     Raises:
-        UsageError: The name is unknown and no folder either.
+        UsageError: The name is unknown and no folder either, or it does not offer the options.
         DataError: The dataset is missing and cannot be fetched, or is at fault.
     """
-    adapter = _adapters().get(name_or_folder)
+    adapter = _configured(name, _adapters().get(name), options or Options())
     if adapter is None:
-        return _load_folder(name_or_folder, for_evaluation=for_evaluation)
+        for opener in _openers():
+            if opener.accepts(name):
+                return opener.open(name, for_evaluation=for_evaluation, progress=progress)
+        return _load_folder(name, for_evaluation=for_evaluation)
     if isinstance(adapter, FolderAdapter):
         if data_dir is None:
             raise UsageError(
@@ -50,20 +68,16 @@ def load_dataset(
                 hint="Give the path of a folder of class folders instead of the word folder.",
             )
         return _load_folder(str(data_dir), for_evaluation=for_evaluation)
-    place = data_dir if data_dir is not None else default_data_dir()
-    root = adapter.find(place)
+    root = adapter.find(data_dir if data_dir is not None else default_data_dir())
     if root is None and adapter.info.access != "embedded":
-        if data_dir is not None and not data_dir.is_dir():
-            raise DataError(
-                f"{adapter.info.name} was not found: there is no folder {data_dir}",
-                hint="Check --data-dir, or leave it out to download into the default folder.",
-            )
-        root = adapter.download(place, progress=progress)
+        root = _fetch_missing(adapter, data_dir, progress)
     return adapter.load(root)
 
 
 def find_dataset(name: str, *, data_dir: Path | None = None) -> Path | None:
     """Return where a dataset of the catalogue lies on this machine, or None."""
+    if name in (opener.info.name for opener in _openers()):
+        return None
     adapter = _known(name)
     if isinstance(adapter, FolderAdapter):
         return None
@@ -73,20 +87,89 @@ def find_dataset(name: str, *, data_dir: Path | None = None) -> Path | None:
 def prepare_dataset(
     name: str, *, data_dir: Path | None = None, progress: Progress | None = None
 ) -> Path | None:
-    """Fetch a dataset unless it is there already; returns where it lies, None when embedded."""
+    """Fetch what is missing of a dataset; returns where it lies, None when it is embedded.
+
+    Raises:
+        DataError: It cannot be fetched; for what must be placed by hand, the hint has the steps.
+    """
     adapter = _known(name)
     if adapter.info.access == "embedded":
         return None
     place = data_dir if data_dir is not None else default_data_dir()
-    return adapter.find(place) or adapter.download(place, progress=progress)
+    if adapter.info.access == "by hand" and (root := adapter.find(place)):
+        return root
+    if data_dir is not None:
+        _look_nearby(adapter, data_dir)
+    return adapter.download(place, progress=progress)
 
 
 def default_data_dir() -> Path:
     """Return $DEIT_TRANSFER_DATA, or deit-transfer/data in the user's cache folder."""
     if given := os.environ.get("DEIT_TRANSFER_DATA"):
         return Path(given).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "deit-transfer" / "data"
+    return user_cache() / "data"
+
+
+def _configured(
+    name: str, adapter: DatasetAdapter | None, options: Options
+) -> DatasetAdapter | None:
+    if options == Options():
+        return adapter
+    if not isinstance(adapter, Configurable):
+        raise UsageError(
+            f"{name} has one kind of class and one order: neither data.level nor "
+            "data.class_order applies to it",
+            hint="Leave both out. They are for inat2018 and inat2019.",
+        )
+    return adapter.configured(options)
+
+
+def _fetch_missing(
+    adapter: DatasetAdapter, data_dir: Path | None, progress: Progress | None
+) -> Path:
+    """Download a dataset that is not where it was looked for, unless the user should first know."""
+    info, place = adapter.info, data_dir if data_dir is not None else default_data_dir()
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise DataError(
+                f"{info.name} was not found: there is no folder {data_dir}",
+                hint="Check --data-dir, or leave it out to download into the default folder.",
+            )
+        _look_nearby(adapter, data_dir)
+    if info.access == "on request":
+        size = f"{(info.download_mb or 0) / 1000:.0f} GB"
+        raise DataError(
+            f"{info.name} was not found in {place}",
+            hint=f"Name its folder with --data-dir FOLDER, or fetch {size} with: "
+            f"deit-transfer data prepare {info.name} --data-dir {place}",
+        )
+    return adapter.download(place, progress=progress)
+
+
+def _look_nearby(adapter: DatasetAdapter, data_dir: Path) -> None:
+    """Point at the dataset one folder up or up to two folders down, where it usually is."""
+    if not data_dir.is_dir() or adapter.find(data_dir) is not None:
+        return
+    inside = _folders(data_dir)
+    further = [folder for child in inside for folder in _folders(child)]
+    for folder in (data_dir.parent, *inside, *further[:_MOST_LOOKED_AT]):
+        if (root := adapter.find(folder)) is not None:
+            raise DataError(
+                f"{adapter.info.name} does not lie in {data_dir}, but in {root}",
+                hint=f"Name that folder: --data-dir {root}",
+            )
+    if any(data_dir.glob("*.parquet")) or any(data_dir.glob("*/*.parquet")):
+        raise DataError(
+            f"{data_dir} holds parquet files, not {adapter.info.title} in its own format",
+            hint=f"Name them by their address instead of {adapter.info.name}: hf:{data_dir}",
+        )
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())[:_MOST_LOOKED_AT]
+    except OSError:
+        return []
 
 
 def _load_folder(path: str, *, for_evaluation: bool) -> Dataset:
@@ -135,3 +218,11 @@ def _adapters() -> dict[str, DatasetAdapter]:
         for adapter in importlib.import_module(module.name).ADAPTERS:
             found[adapter.info.name] = adapter
     return dict(sorted(found.items()))
+
+
+def _openers() -> list[DatasetOpener]:
+    """Gather what the modules in `adapters/` read by address."""
+    found: list[DatasetOpener] = []
+    for module in pkgutil.iter_modules(adapters.__path__, f"{adapters.__name__}."):
+        found += getattr(importlib.import_module(module.name), "OPENERS", ())
+    return found

@@ -1,7 +1,7 @@
 """Own bringing a published file onto this machine: verified, resumable, one process at a time.
 
-A file under its final name is complete and has the published checksum; what is still under way
-ends in `.part`. Nothing is fetched without encryption and nothing without a checksum is kept.
+A file under its final name is complete and has the published checksum, where its publisher states
+one; what is still under way ends in `.part`. Nothing is fetched without encryption.
 """
 
 import errno
@@ -36,7 +36,10 @@ _PAUSE_S = 2.0  # before the second attempt; doubles
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """Name a published file and the checksum its publisher states ("md5" or "sha256")."""
+    """Name a published file and the checksum its publisher states ("md5" or "sha256").
+
+    An empty checksum means that none is published: the file is only known to be complete.
+    """
 
     url: str
     algorithm: str
@@ -130,12 +133,12 @@ def fetch(
 def extract_tar(
     archive: Path, destination: Path, *, member: str, max_bytes: int, by_hand: str = ""
 ) -> Path:
-    """Unpack one folder of a tar archive so that it appears complete or not at all.
+    """Unpack one folder or file of a tar archive so that it appears complete or not at all.
 
     Args:
         archive: The verified archive.
-        destination: The folder to make; one that exists already is left as it is.
-        member: The folder inside the archive that becomes `destination`.
+        destination: The folder or file to make; one that exists already is left as it is.
+        member: The folder or file inside the archive that becomes `destination`.
         max_bytes: Refuse archives that would unpack to more.
         by_hand: The hint of a failure.
 
@@ -149,8 +152,8 @@ def extract_tar(
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
         try:
             _unpack(archive, temporary, max_bytes)
-            if not (temporary / member).is_dir():
-                raise tarfile.TarError(f"it holds no folder {member}")
+            if not (temporary / member).exists():
+                raise tarfile.TarError(f"it holds no folder or file {member}")
             os.replace(temporary / member, destination)
         except (tarfile.TarError, zlib.error, EOFError) as error:
             raise DataError(f"{archive} cannot be unpacked: {error}", hint=by_hand) from error
@@ -272,6 +275,8 @@ def _check_worth_retrying(
 
 
 def _verify(path: Path, remote: RemoteFile, by_hand: str) -> None:
+    if not remote.checksum:
+        return
     found = checksum(path, remote.algorithm)
     if found == remote.checksum:
         return

@@ -124,9 +124,12 @@ class CifarAdapter:
             root=root,
             layout=f"the original pickles ({self.folder})",
             notes=self._checksum_notes(root),
+            groups=self._groups(root),
         )
 
     def download(self, data_dir: Path, *, progress: Progress | None = None) -> Path:
+        if found := self.find(data_dir):
+            return found
         by_hand = self._by_hand(data_dir)
         archive = fetch(self.archive, data_dir, progress=progress, by_hand=by_hand)
         return extract_tar(
@@ -185,6 +188,20 @@ class CifarAdapter:
         if list(found or ()) == list(self.class_names):
             return []
         return [f"{self.meta_file}: its {self.names_key!r} are not those of {self.info.title}"]
+
+    def _groups(self, root: Path) -> tuple[str, ...]:
+        """Return the coarse name of each class of CIFAR-100; nothing where the files lack them."""
+        coarse_names = read_pickle(root / self.meta_file).get("coarse_label_names")
+        if not coarse_names:
+            return ()
+        coarse: dict[int, int] = {}
+        for name in self.train_files:
+            batch = read_pickle(root / name)
+            pairs = zip(batch[self.labels_key], batch.get("coarse_labels") or (), strict=False)
+            coarse.update(pairs)
+        if set(coarse) != set(range(len(self.class_names))):
+            return ()
+        return tuple(str(coarse_names[coarse[label]]) for label in range(len(self.class_names)))
 
     def _check_files(self, root: Path) -> None:
         missing = [name for name in self._files if not (root / name).is_file()]
