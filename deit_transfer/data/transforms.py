@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from deit_transfer.data import operations
+from deit_transfer.data.autoaugment import AutoAugment
 from deit_transfer.data.operations import Pixels
 from deit_transfer.data.randaugment import RandAugment, parse_policy
 from deit_transfer.errors import UsageError, did_you_mean
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 TrainTransform = Callable[[Pixels, int], Pixels]
 EvalTransform = Callable[[Pixels], Pixels]
 
-Policy = Literal["randaugment", "three_augment", "none"]
+Policy = Literal["randaugment", "autoaugment", "three_augment", "none"]
 Crop = Literal["resized", "simple"]
-POLICIES = ("randaugment", "three_augment", "none")
+POLICIES = ("randaugment", "autoaugment", "three_augment", "none")
 CROPS = ("resized", "simple")
 
 # Aspect ratios of a random crop: timm/data/transforms_factory.py, transforms_imagenet_train.
@@ -79,7 +80,7 @@ def train_transform(
         resolution: Side R of the result.
         scale: Range of the crop's share of the image's area, in (0, 1]; for crop "resized".
         hflip: Probability of a horizontal flip.
-        policy: "randaugment", "three_augment" (DeiT III: grayscale, solarize or blur, then
+        policy: "randaugment", "autoaugment", "three_augment" (DeiT III: grayscale, solarize or blur, then
             colour jitter) or "none".
         randaugment: Policy string in timm's notation; read for policy "randaugment" only.
         color_jitter: Range of brightness, contrast and saturation factors around 1; as in timm
@@ -244,9 +245,11 @@ def _compose(
 def _color_stage(
     *, policy: Policy, randaugment_text: str, color_jitter: float, mean: tuple[float, float, float]
 ) -> Callable[[Pixels, random.Random], Pixels] | None:
+    red, green, blue = (min(255, round(255 * level)) for level in mean)  # as timm rounds it
     if policy == "randaugment":
-        red, green, blue = (min(255, round(255 * level)) for level in mean)  # as timm rounds it
         return RandAugment(policy=parse_policy(randaugment_text), fill=(red, green, blue))
+    if policy == "autoaugment":
+        return AutoAugment(fill=(red, green, blue))
     if policy == "three_augment":
         return ThreeAugment(color_jitter=color_jitter)
     return ColorJitter(strength=color_jitter) if color_jitter > 0 else None

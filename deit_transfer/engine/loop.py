@@ -37,7 +37,7 @@ from deit_transfer.engine.objectives import Objective, late_fusion
 from deit_transfer.engine.param_groups import check_coverage
 from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.schedule import apply_lr
-from deit_transfer.engine.seed import seed_step
+from deit_transfer.engine.seed import seed_preparation, seed_step
 from deit_transfer.errors import ResourceError
 
 Prepare = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -112,6 +112,7 @@ def train_steps(
     precision: Precision,
     device: torch.device,
     seed: int,
+    augment_seed: int | None = None,
     scaler: GradScaler | None = None,
     ema: Ema | None = None,
     teacher: TeacherAnswer | None = None,
@@ -137,6 +138,7 @@ def train_steps(
         precision: Of the forward passes.
         device: Where model and optimizer are.
         seed: Of the run.
+        augment_seed: Of mixing and erasing; None takes the run's.
         scaler: From precision.make_scaler(); given by a caller that saves and restores it.
         ema: Updated after each update of the model.
         teacher: Answers (images, batch) with logits (B, K); asked about what the student sees.
@@ -172,6 +174,7 @@ def train_steps(
         ema=ema,
         device=device,
         seed=seed,
+        augment_seed=seed if augment_seed is None else augment_seed,
         teacher=teacher,
         clip_grad_norm=clip_grad_norm,
         forward_size=forward_size,
@@ -226,6 +229,7 @@ class _Learner:
     ema: Ema | None
     device: torch.device
     seed: int
+    augment_seed: int
     teacher: TeacherAnswer | None
     clip_grad_norm: float | None
     forward_size: int | None
@@ -312,12 +316,13 @@ def _accumulate(learner: _Learner, work: StepBatches) -> _Sums:
         raise ValueError(f"process {learner.world.rank} got no micro-batch at step {work.step}")
     sums = _Sums()
     for number, batch in zip(work.numbers, work.micro_batches, strict=True):
-        seed_step(learner.seed, work.step, number)
+        seed_preparation(learner.augment_seed, work.step, number)
         on_device = batch._replace(
             images=batch.images.to(learner.device, non_blocking=True),
             labels=batch.labels.to(learner.device, non_blocking=True),
         )
         images, targets = learner.prepare(on_device)  # (B, 3, H, W), (B, K)
+        seed_step(learner.seed, work.step, number)
         size = learner.forward_size or len(targets)
         losses = [
             _forward_backward(

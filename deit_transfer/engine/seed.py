@@ -18,8 +18,19 @@ def seed_model(seed: int) -> None:
     _seed_all(_mixed(b"model", seed))
 
 
+def seed_preparation(seed: int, step: int, micro_batch: int) -> None:
+    """Seed all generators for the mixing and erasing of one micro-batch of one step.
+
+    Args:
+        seed: Of the augmentation; runs that share it see the same images.
+        step: From 0.
+        micro_batch: Its number within the step over all processes, from 0.
+    """
+    _seed_all(_mixed(b"prepare", seed, step, micro_batch))
+
+
 def seed_step(seed: int, step: int, micro_batch: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators for one micro-batch of one step.
+    """Seed all generators for the forward passes of one micro-batch of one step.
 
     Args:
         seed: Of the run.

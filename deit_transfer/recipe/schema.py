@@ -75,7 +75,7 @@ class Model(Section):
 class Augment(Section):
     """Say what happens to a training image, and how an evaluation image is cropped."""
 
-    policy: Literal["randaugment", "three_augment", "none"] = Field(
+    policy: Literal["randaugment", "autoaugment", "three_augment", "none"] = Field(
         default="randaugment", description="Family of image operations."
     )
     randaugment: str = Field(
@@ -99,6 +99,9 @@ class Augment(Section):
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="Smoothing of true labels.")
     repeats: int = Field(
         default=1, ge=1, le=10, description="Augmented views of an image in one epoch (RA)."
+    )
+    seed: int | None = Field(
+        default=None, ge=0, description="Seed of order, views and mixing; left out: the run's."
     )
     crop_pct: float = Field(
         default=0.9, gt=0, le=1, description="Share of the side kept by the evaluation crop."
@@ -172,6 +175,9 @@ class Distil(Section):
     tau: float = Field(default=3.0, gt=0, description="Temperature of soft distillation.")
     cache: str | None = Field(
         default=None, description="Folder that keeps the teacher's answers between runs."
+    )
+    cache_top_k: int = Field(
+        default=32, ge=1, description="Logits kept per image for soft distillation."
     )
 
 

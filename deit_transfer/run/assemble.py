@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from deit_transfer.data.contract import ImageSet
+from deit_transfer.data.contract import ImageSet, Progress
 from deit_transfer.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
 from deit_transfer.data.preparation import Preparation, make_preparation, normalise
 from deit_transfer.data.samplers import Compat, epoch_views
@@ -165,15 +165,19 @@ def batches(
     *,
     start_step: int,
     world: World,
+    progress: Progress | None = None,
 ) -> TrainBatches:
-    """Return this process's share of every step from `start_step` on."""
+    """Return this process's share of every step from `start_step` on.
+
+    `progress` is called while the images are decoded beforehand, and may raise to stop.
+    """
     return train_batches(
         inputs.train,
         transform_for=partial(_training_transform, recipe, classifier.mean),
         resolution_for_epoch=partial(
             _resolution_for_epoch, recipe, plan.epochs, classifier.resolution
         ),
-        seed=recipe.run.seed,
+        seed=augment_seed(recipe),
         batch_size=recipe.schedule.batch_size,
         micro_batch_size=micro_batch_size(recipe, world),
         epochs=plan.epochs,
@@ -186,7 +190,13 @@ def batches(
         compat=_compat(recipe),
         drop_last=recipe.compat == "deit",
         pin_memory=_on_gpu(classifier),
+        progress=progress,
     )
+
+
+def augment_seed(recipe: Recipe) -> int:
+    """Return the seed of order, views and mixing."""
+    return recipe.run.seed if recipe.augment.seed is None else recipe.augment.seed
 
 
 def micro_batch_size(recipe: Recipe, world: World) -> int:
@@ -195,9 +205,13 @@ def micro_batch_size(recipe: Recipe, world: World) -> int:
 
 
 def scoring_batches(
-    recipe: Recipe, images: ImageSet, classifier: Classifier, world: World
+    recipe: Recipe,
+    images: ImageSet,
+    classifier: Classifier,
+    world: World,
+    progress: Progress | None = None,
 ) -> EvalBatches:
-    """Return this process's share of a split that is scored."""
+    """Return this process's share of a split that is scored; `progress` as in `batches`."""
     return eval_batches(
         images,
         transform=eval_transform(
@@ -210,6 +224,7 @@ def scoring_batches(
         allow_bad=recipe.data.allow_bad,
         decode_cache_mb=recipe.data.decode_cache_mb,
         pin_memory=_on_gpu(classifier),
+        progress=progress,
     )
 
 

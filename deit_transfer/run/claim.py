@@ -38,6 +38,7 @@ PLACE_SETTINGS = {
     "run.save_every_minutes",
     "run.attention",
     "run.precision",
+    "distil.cache",
 }
 
 

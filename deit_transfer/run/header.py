@@ -71,6 +71,8 @@ def describe_augmentation(augment: Augment) -> str:
         parts.append("flip")
     if augment.policy == "randaugment":
         parts.append(augment.randaugment)
+    elif augment.policy == "autoaugment":
+        parts.append("AutoAugment")
     elif augment.policy == "three_augment":
         parts.append("3-Augment")
     named = {

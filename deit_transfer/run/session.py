@@ -62,8 +62,11 @@ class Session:
 
     def resume(self) -> None:
         """Load the newest whole checkpoint, if there is any, and finish what it had begun."""
-        if not list_checkpoints(self.folder.checkpoints, tag="last"):
+        world = self.blueprint.world
+        # the main process decides, before it writes the first one
+        if not world.broadcast(bool(list_checkpoints(self.folder.checkpoints, tag="last"))):
             self._save()
+            world.barrier()
             return
         self.restore()
         self._say(
@@ -90,6 +93,7 @@ class Session:
 
     def after_step(self, report: StepReport, *, replaced: list[BadImage]) -> None:
         """Count a step, show it, and score, save or stop where it is time to."""
+        self._tell_memory(report)
         self.progress.add(report)
         self.observer.step(report, self.blueprint.durations.total_steps)
         self._tell_replaced(replaced)
@@ -98,7 +102,7 @@ class Session:
             self._end_epoch()
         stopping = self.stop.requested(self.blueprint.world)
         due = time.monotonic() - self._saved_at > 60 * self.blueprint.recipe.run.save_every_minutes
-        if stopping or self.blueprint.world.broadcast(due):
+        if stopping or self.blueprint.world.any(due):
             self._save()
         if stopping:
             self.stop.check(self.blueprint.world)
@@ -131,7 +135,11 @@ class Session:
         batches = self._scoring.get(id(images))
         if batches is None:
             batches = assemble.scoring_batches(
-                self.blueprint.recipe, images, self.blueprint.classifier, self.blueprint.world
+                self.blueprint.recipe,
+                images,
+                self.blueprint.classifier,
+                self.blueprint.world,
+                progress=self.look_for_stop,
             )
             self._scoring[id(images)] = batches
         return answer(
@@ -144,6 +152,10 @@ class Session:
             stop=self.stop,
         )
 
+    def look_for_stop(self, done: int, total: int) -> None:
+        """Stop while images are decoded beforehand; nothing is lost, as nothing was computed."""
+        self.stop.check()
+
     def selected_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights that selection prefers, and what is known of them."""
         if self.progress.best is None:
@@ -153,6 +165,7 @@ class Session:
                 "weights": "raw",
                 "value": None,
             }
+        self.blueprint.world.barrier()  # until the main process has written it
         return load_checkpoint(self.folder.checkpoints, tag="best").model, self.progress.best
 
     def _at_epoch_end(self) -> bool:
@@ -229,6 +242,15 @@ class Session:
         now = time.monotonic()
         self.progress.seconds += now - self._counted_at
         self._counted_at = now
+
+    def _tell_memory(self, report: StepReport) -> None:
+        if report.forward_size is not None and report.forward_size != self.progress.forward_size:
+            text = (
+                f"memory ran out: from step {report.step} on, {report.forward_size} images per "
+                "forward pass; the batch and the learning rate stay as they were"
+            )
+            self.observer.warn(text)
+            self.folder.log(text)
 
     def _tell_replaced(self, replaced: list[BadImage]) -> None:
         for bad in replaced[self._num_replaced :]:

@@ -22,6 +22,7 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
 from deit_transfer.run.answers import answer
 from deit_transfer.run.inputs import Inputs
+from deit_transfer.run.teacher_cache import TeacherCache, describe_questions
 
 IMAGENET_CLASSES = 1000
 CHECKED_IMAGES = 2000
@@ -35,6 +36,7 @@ class Teaching:
     teacher: Teacher
     top1: float
     checked_on: str
+    cache: TeacherCache | None = None
 
     @property
     def description(self) -> str:
@@ -43,7 +45,7 @@ class Teaching:
 
     def __call__(self, images: Tensor, batch: Batch) -> Tensor:
         """Return the teacher's logits (B, K) on what the student sees (B, 3, H, W)."""
-        return self.teacher(images)
+        return self.teacher(images) if self.cache is None else self.cache(images, batch)
 
 
 def find_teacher(
@@ -51,6 +53,7 @@ def find_teacher(
     inputs: Inputs,
     student: Classifier,
     *,
+    epochs: int,
     device: torch.device,
     precision: Precision,
     world: World,
@@ -82,7 +85,25 @@ def find_teacher(
     )["joint"]
     _check_above_chance(name, scores.top1, checked, where, len(inputs.class_names))
     teacher = Teacher(classifier, student_mean=student.mean, student_std=student.std)
-    return Teaching(name=name, teacher=teacher, top1=scores.top1, checked_on=where)
+    cache = None
+    if recipe.distil.cache is not None:
+        seed = assemble.augment_seed(recipe)
+        cache = TeacherCache(
+            Path(recipe.distil.cache),
+            description=describe_questions(
+                recipe,
+                data_fingerprint=inputs.fingerprint,
+                augment_seed=seed,
+                teacher=classifier,
+                epochs=epochs,
+            ),
+            ask=teacher,
+            num_images=len(inputs.train),
+            repeats=recipe.augment.repeats,
+            num_classes=len(inputs.class_names),
+            top_k=recipe.distil.cache_top_k if recipe.distil.kind == "soft" else None,
+        )
+    return Teaching(name, teacher, scores.top1, where, cache)
 
 
 def _load(name: str, inputs: Inputs, device: torch.device) -> Classifier:

@@ -26,6 +26,9 @@ from deit_transfer.run.session import Session
 from deit_transfer.run.teaching import find_teacher
 from deit_transfer.run.workdir import RESULT_FILE, RunFolder
 
+# torchrun passes on the Ctrl-C that the terminal has already sent to every process
+TORCHRUN_REPEAT_S = 1.0
+
 
 def train(
     recipe: Recipe,
@@ -55,7 +58,7 @@ def train(
         StoppedError: A signal arrived; the state is saved.
     """
     observer, world = observer or Silent(), world or World()
-    with StopSignals() as stop:
+    with StopSignals(repeat_s=TORCHRUN_REPEAT_S if world.size > 1 else 0.0) as stop:
         inputs = inputs or load_inputs(recipe.data)
         start = read_start(recipe.model.start, model_name=recipe.model.name)
         stop.check(world)
@@ -100,6 +103,7 @@ def _train(
         recipe,
         inputs,
         classifier,
+        epochs=durations.epochs,
         device=blueprint.device,
         precision=blueprint.precision,
         world=world,
@@ -117,6 +121,7 @@ def _train(
         durations,
         start_step=session.progress.steps_done,
         world=world,
+        progress=session.look_for_stop,
     )
     for report in train_steps(
         model=classifier,
@@ -128,6 +133,7 @@ def _train(
         precision=blueprint.precision,
         device=blueprint.device,
         seed=recipe.run.seed,
+        augment_seed=assemble.augment_seed(recipe),
         scaler=session.scaler,
         ema=session.ema,
         teacher=teacher,
