@@ -20,6 +20,15 @@ class Data(Section):
     dataset: str = Field(default="", description="Catalogue name, or folder of class folders.")
     data_dir: str | None = Field(default=None, description="Folder that holds the dataset.")
     classes: tuple[str, ...] = Field(default=(), description="Keep only these classes.")
+    level: Literal[
+        "species", "genus", "family", "order", "class", "phylum", "kingdom", "supercategory"
+    ] = Field(default="species", description="What counts as a class, in iNaturalist.")
+    class_order: Literal["id", "deit"] = Field(
+        default="id", description="Order of iNaturalist's classes; deit: the reference code's."
+    )
+    train_on: Literal["train", "train+val"] = Field(
+        default="train", description="Train on the official train split, or on val as well."
+    )
     train_limit: int | None = Field(
         default=None, ge=2, description="Labelled images used in all, training and validation."
     )
