@@ -1,8 +1,13 @@
-"""Own the short text that changes when the data changes. It proves nothing about intent.
+"""Own the short texts that change when the data changes. They prove nothing about intent.
 
-Hashed are class names, and of each split the ids, labels, byte sizes, and the content of up to
-a thousand images spread evenly over it: any set of up to a thousand images is covered whole, and
-the cost stays at a second or two for large ones.
+`fingerprint` is for one copy of a dataset. Hashed are class names, and of each split the ids,
+labels, byte sizes, and the content of up to a thousand images spread evenly over it: any set of
+up to a thousand images is covered whole, and the cost stays at a second or two for large ones.
+
+`label_fingerprint` is for a dataset through whatever door it came: folders, pickles and tables
+give images other names, other bytes and another order, so that only class names and the images
+of each class in each split are left to hash. It tells datasets, splits and class orders apart,
+not one choice of images from another of the same sizes.
 """
 
 import hashlib
@@ -39,6 +44,24 @@ def fingerprint(splits: Mapping[Split, ImageSet], class_names: Sequence[str]) ->
                     f"{error.filename} of the {split} split cannot be read: {error.strerror}",
                     hint="`deit-transfer data check DATASET` lists every image with a fault.",
                 ) from error
+    return digest.hexdigest()
+
+
+def label_fingerprint(splits: Mapping[Split, ImageSet], class_names: Sequence[str]) -> str:
+    """Return 64 hexadecimal digits that name the classes and the split sizes of a dataset.
+
+    Args:
+        splits: The dataset's own splits, before any carving or limiting.
+        class_names: Names in label order.
+    """
+    digest = hashlib.sha256()
+    for name in class_names:
+        _add(digest, name.encode("utf-8", "surrogateescape"))
+    for split in SPLITS:
+        if split in splits:
+            _add(digest, split.encode())
+            counts = np.bincount(splits[split].labels, minlength=len(class_names))
+            _add(digest, counts.astype("<i8").tobytes())
     return digest.hexdigest()
 
 

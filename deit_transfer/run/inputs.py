@@ -1,12 +1,13 @@
 """Own which images a run trains on, selects on and is scored on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deit_transfer.data.catalog import load_dataset
-from deit_transfer.data.contract import Dataset, ImageSet, Split
-from deit_transfer.data.fingerprint import fingerprint
+from deit_transfer.data.contract import Dataset, ImageSet, Options, Progress, Split, join
+from deit_transfer.data.fingerprint import fingerprint, label_fingerprint
 from deit_transfer.data.splits import carve_val, keep_classes, take_limit
+from deit_transfer.errors import DataError, UsageError
 from deit_transfer.recipe import schema
 
 
@@ -15,6 +16,7 @@ class Inputs:
     """Hold the three splits of a run; `val` is None where nothing is held out for selection.
 
     `fingerprint` names the images, labels and splits: equal only for equal data.
+    `label_fingerprint` names the dataset whatever files it was read from.
     """
 
     dataset: Dataset
@@ -22,6 +24,7 @@ class Inputs:
     val: ImageSet | None
     test: ImageSet
     fingerprint: str
+    label_fingerprint: str
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -34,17 +37,23 @@ class Inputs:
         return {"train": len(self.train), **val, "test": len(self.test)}
 
 
-def load_inputs(settings: schema.Data) -> Inputs:
+def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> Inputs:
     """Load a dataset and cut it as the recipe says; the test split is never touched.
 
     The labelled images are first limited, then a validation split is carved from what is
     left, unless the dataset has its own: a limit of 5,000 buys 5,000 labels in all.
     """
-    data_dir = Path(settings.data_dir) if settings.data_dir is not None else None
-    dataset = load_dataset(settings.dataset, data_dir=data_dir)
-    if settings.classes:
-        dataset = keep_classes(dataset, settings.classes)
+    dataset = load_official(settings, progress=progress)
     train, val = dataset.splits["train"], dataset.splits.get("val")
+    if settings.train_on == "train+val":
+        if val is None:
+            raise UsageError(
+                f"{dataset.info.name} has no val split that could be trained on as well",
+                hint="Leave data.train_on out, or set it to train: --set data.train_on=train",
+            )
+        train, val = join([train, val]), None
+        note = f"train and val are joined: {len(train):,} labelled images"
+        dataset = replace(dataset, notes=[*dataset.notes, note])
     if settings.train_limit is not None or settings.fraction is not None:
         kept = take_limit(
             train.labels,
@@ -66,4 +75,26 @@ def load_inputs(settings: schema.Data) -> Inputs:
         val=val,
         test=dataset.splits["test"],
         fingerprint=fingerprint(splits, class_names=dataset.class_names),
+        label_fingerprint=label_fingerprint(dataset.splits, class_names=dataset.class_names),
     )
+
+
+def load_official(settings: schema.Data, *, progress: Progress | None = None) -> Dataset:
+    """Load the dataset that a recipe names, with its own splits and the classes asked for.
+
+    Raises:
+        DataError: It has nothing to train on, or nothing to score.
+    """
+    dataset = load_dataset(
+        settings.dataset,
+        data_dir=Path(settings.data_dir) if settings.data_dir is not None else None,
+        options=Options(level=settings.level, class_order=settings.class_order),
+        progress=progress,
+    )
+    absent = {"train", "test"} - dataset.splits.keys()
+    if absent:
+        raise DataError(
+            f"{dataset.info.name} has no {' and no '.join(sorted(absent))} images",
+            hint=f"It only scores: deit-transfer evaluate RUN {settings.dataset}",
+        )
+    return keep_classes(dataset, settings.classes) if settings.classes else dataset

@@ -100,7 +100,7 @@ class FlowersAdapter:
             splits={split: _image_set(root, labels, numbers[key]) for split, key in _KEYS.items()},
             root=root,
             layout="the original files" + (f" in {_FOLDER}/" if root.name == _FOLDER else ""),
-            notes=["the official split; data.train_on = 'train+val' trains on both, as the paper"],
+            notes=["the official split; the paper trains on train and val: data.train_on"],
         )
 
     def download(self, data_dir: Path, *, progress: Progress | None = None) -> Path:
