@@ -51,10 +51,13 @@ def plan_durations(schedule: Schedule, *, images_per_epoch: int) -> Durations:
 
 
 def resolution_at(schedule: Schedule, *, epoch: int, epochs: int, resolution: int) -> int:
-    """Return the side in pixels at which an epoch is trained, after `progressive`'s stages."""
+    """Return the side in pixels at which an epoch is trained, after `progressive`'s stages.
+
+    A stage above the run's own resolution (a recipe's stages with a smaller network) is at that.
+    """
     end = 0.0
     for pixels, share in schedule.progressive:
         end += share * epochs
         if epoch < round(end):
-            return pixels
+            return min(pixels, resolution)
     return resolution

@@ -69,6 +69,7 @@ def draw_blueprint(
         if agreed is not None
         else assemble.durations(recipe, num_images=len(inputs.train))
     )
+    side = classifier.resolution
     speeds = {
         pixels: world.size
         * images_per_second(
@@ -78,16 +79,15 @@ def draw_blueprint(
             device=device,
             precision=precision,
         )
-        for pixels in {classifier.resolution, *(px for px, _ in recipe.schedule.progressive)}
+        for pixels in {side, *(min(pixels, side) for pixels, _ in recipe.schedule.progressive)}
     }
-    resolution = classifier.resolution
-    estimated_s = training_seconds(durations, recipe, resolution=resolution, speeds=speeds)
+    estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
     if recipe.run.time_budget_minutes is not None and agreed is None:
         budget_s = 60 * recipe.run.time_budget_minutes
         durations = world.broadcast(
             fit_budget(durations, estimated_s=estimated_s, budget_s=budget_s)
         )
-        estimated_s = training_seconds(durations, recipe, resolution=resolution, speeds=speeds)
+        estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
     return Blueprint(
         recipe=recipe,
         inputs=inputs,
