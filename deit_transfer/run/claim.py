@@ -4,12 +4,12 @@ import hashlib
 import json
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from deit_transfer.engine.distributed import World
-from deit_transfer.errors import StoppedError, UsageError
+from deit_transfer.errors import ResourceError, StoppedError, UsageError
 from deit_transfer.models.start import StartWeights
 from deit_transfer.recipe.durations import Durations
 from deit_transfer.recipe.loader import differing_values, dump_recipe, load_recipe
@@ -17,6 +17,8 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run.blueprint import Agreed, Blueprint
 from deit_transfer.run.environment import describe_environment
 from deit_transfer.run.workdir import (
+    ENVIRONMENT_FILE,
+    KEY_FILE,
     RECIPE_FILE,
     RESULT_FILE,
     RunFolder,
@@ -25,7 +27,6 @@ from deit_transfer.run.workdir import (
     find_runs,
 )
 
-KEY_FILE = "key.json"
 AGREED_FILE = "agreed.json"
 LOAD_REPORT_FILE = "load_report.json"
 # where a run is computed may change its last bits, never what is computed
@@ -88,12 +89,11 @@ def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
         try:
             yield
         except StoppedError as stopped:
-            folder.set_status("stopped", stopped.message)
-            folder.log(stopped.message)
+            _note_end(folder, "stopped", stopped.message, stopped.message)
             raise
         except BaseException as error:
-            folder.set_status("failed", str(error) or type(error).__name__)
-            folder.log(f"failed: {error!r}\n{traceback.format_exc()}")
+            text = str(error) or type(error).__name__
+            _note_end(folder, "failed", text, f"failed: {error!r}\n{traceback.format_exc()}")
             raise
         folder.set_status("done")
 
@@ -129,6 +129,13 @@ def read_agreed(folder: RunFolder) -> Agreed | None:
     return Agreed(durations=Durations(**stored["durations"]), attention=stored["attention"])
 
 
+def _note_end(folder: RunFolder, state: str, detail: str, line: str) -> None:
+    # where nothing can be written, the error that is on its way says why
+    with suppress(OSError, ResourceError):
+        folder.set_status(state, detail)
+        folder.log(line)
+
+
 def _digest(start: StartWeights) -> str:
     """Return what names the weights themselves, wherever they were read from."""
     digest = hashlib.sha256()
@@ -147,10 +154,15 @@ def _claim(out: Path, name: str | None, recipe: Recipe, key: str, resume: bool) 
         folder = create_run_folder(out, name)
     else:
         folder = create_numbered_folder(out, automatic)
-    folder.write_text(RECIPE_FILE, dump_recipe(recipe))
-    folder.write_json(KEY_FILE, {"key": key})
-    folder.write_json("environment.json", describe_environment())
+    _begin(folder, recipe, key)
     return folder
+
+
+def _begin(folder: RunFolder, recipe: Recipe, key: str) -> None:
+    folder.write_json(KEY_FILE, {"key": key})
+    folder.write_json(ENVIRONMENT_FILE, describe_environment())
+    # last: a folder that has a recipe is a run
+    folder.write_text(RECIPE_FILE, dump_recipe(recipe))
 
 
 def _earlier_run(out: Path, name: str | None, recipe: Recipe, key: str) -> RunFolder | None:
@@ -158,8 +170,10 @@ def _earlier_run(out: Path, name: str | None, recipe: Recipe, key: str) -> RunFo
     if name is None:
         return find_by_key(out, key, finished=False) or find_by_key(out, key, finished=True)
     folder = RunFolder(out / name)
-    if not (folder.path / RECIPE_FILE).is_file():
-        return None
+    if not folder.is_run:
+        if not folder.was_cut_off_at_birth:
+            return None
+        _begin(folder, recipe, key)
     if folder.read_json(KEY_FILE).get("key") != key:
         changed = _changes(load_recipe(str(folder.path / RECIPE_FILE)), recipe)
         raise UsageError(

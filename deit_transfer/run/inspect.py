@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.run.workdir import RESULT_FILE, STATUS_FILE, RunFolder, find_runs, open_run
+from deit_transfer.run.workdir import (
+    ENVIRONMENT_FILE,
+    RESULT_FILE,
+    STATUS_FILE,
+    RunFolder,
+    find_runs,
+    open_run,
+)
 
 
 def describe_datasets(data_dir: Path | None) -> list[dict[str, Any]]:
@@ -42,7 +49,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         "epochs": folder.metrics(),
         "start": folder.read_json("load_report.json"),
         "data": folder.read_json("data.json"),
-        "environment": folder.read_json("environment.json"),
+        "environment": folder.read_json(ENVIRONMENT_FILE),
     }
 
 

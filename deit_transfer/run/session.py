@@ -68,7 +68,7 @@ class Session:
             self._save()
             world.barrier()
             return
-        self.restore()
+        self.progress = Progress.from_state(self._load()["progress"])
         self._say(
             f"resumed at step {self.progress.steps_done} of {self.blueprint.durations.total_steps}"
         )
@@ -79,7 +79,14 @@ class Session:
             self._end_epoch()
 
     def restore(self) -> None:
-        """Put network, optimiser, average and counts back to the newest whole checkpoint."""
+        """Put network, optimiser and average back to the newest whole checkpoint.
+
+        What was counted and scored since then stays counted: the run goes on from here.
+        """
+        self._load()
+
+    def _load(self) -> dict[str, Any]:
+        """Load the newest whole checkpoint into the parts, and return what else it holds."""
         saved = load_checkpoint(self.folder.checkpoints, tag="last")
         for problem in saved.problems:
             self.observer.warn(f"{problem}; went back to {saved.path.name}")
@@ -89,7 +96,7 @@ class Session:
             self.ema.load_state_dict(saved.ema)
         self.optimizer.load_state_dict(saved.state["optimizer"])
         self.scaler.load_state_dict(saved.state["scaler"])
-        self.progress = Progress.from_state(saved.state["progress"])
+        return saved.state
 
     def after_step(self, report: StepReport, *, replaced: list[BadImage]) -> None:
         """Count a step, show it, and score, save or stop where it is time to."""

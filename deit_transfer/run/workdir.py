@@ -16,6 +16,8 @@ from deit_transfer.errors import DataError, ResourceError, RunLockedError, Usage
 from deit_transfer.report.files import write_text_atomic
 
 RECIPE_FILE = "recipe.toml"
+KEY_FILE = "key.json"
+ENVIRONMENT_FILE = "environment.json"
 RESULT_FILE = "result.json"
 STATUS_FILE = "status.json"
 METRICS_FILE = "metrics.jsonl"
@@ -32,6 +34,19 @@ class RunFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def is_run(self) -> bool:
+        """Say whether this is a run's folder; its recipe is the last file of its beginning."""
+        return (self.path / RECIPE_FILE).is_file()
+
+    @property
+    def was_cut_off_at_birth(self) -> bool:
+        """Say whether this is the folder of a run that was killed while it was being made."""
+        first_files = {KEY_FILE, ENVIRONMENT_FILE}
+        return self.path.is_dir() and all(
+            path.name in first_files or path.name.endswith(".tmp") for path in self.path.iterdir()
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -123,9 +138,13 @@ def create_run_folder(out: Path, name: str) -> RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
     except FileExistsError:
+        if RunFolder(path).is_run:
+            raise UsageError(
+                f"There is a run in {path} already",
+                hint="Go on with it by --resume, or give the new run another --name",
+            ) from None
         raise UsageError(
-            f"There is a run in {path} already",
-            hint="Go on with it by --resume, or give the new run another --name",
+            f"{path} exists already, and is no run", hint="Give the new run another --name"
         ) from None
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -145,7 +164,7 @@ def create_numbered_folder(out: Path, name: str) -> RunFolder:
 def open_run(path: Path | str) -> RunFolder:
     """Return an existing run; raises DataError where there is none."""
     folder = RunFolder(Path(path))
-    if not (folder.path / RECIPE_FILE).is_file():
+    if not folder.is_run:
         raise DataError(
             f"{path} is not a run folder: it has no {RECIPE_FILE}",
             hint="deit-transfer runs list shows the runs below a folder",
