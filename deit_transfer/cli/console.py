@@ -1,11 +1,14 @@
 """Own the two streams: what a person reads, and the one JSON object a program reads."""
 
 import json
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
-from deit_transfer.errors import DeitTransferError
+from deit_transfer.errors import DeitTransferError, StoppedError
 
 PLAIN_WIDTH = 80
 
@@ -51,10 +54,30 @@ def make_console(*, stderr: bool) -> Console:
 
 
 def show_error(error: DeitTransferError) -> None:
-    """Print an error and its hint on stderr."""
+    """Print an error, or why a run was stopped, and its hint on stderr."""
     console = make_console(stderr=True)
-    console.print("[bold red]Error:[/]", end=" ")
-    console.print(error.message, markup=False)
+    if isinstance(error, StoppedError):
+        _print_labelled(console, "Stopped", "bold yellow", error.message.removeprefix("stopped "))
+    else:
+        _print_labelled(console, "Error:", "bold red", error.message)
     if error.hint:
-        console.print("[bold]Hint:[/]", end=" ")
-        console.print(error.hint, markup=False)
+        _print_labelled(console, "Hint:", "bold", error.hint)
+
+
+def _print_labelled(console: Console, label: str, style: str, text: str) -> None:
+    """Print lines wrapped between words; a path stays in one piece, to be copied."""
+    shown = Text("\n".join(_wrapped(f"{label} {text}", console.width)))
+    shown.stylize(style, 0, len(label))
+    console.print(shown, soft_wrap=True)
+
+
+def _wrapped(text: str, width: int) -> Iterator[str]:
+    for line in text.splitlines():
+        margin = " " * (len(line) - len(line.lstrip(" -")))
+        yield from textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=margin,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )

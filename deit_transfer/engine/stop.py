@@ -28,12 +28,18 @@ class StopSignals:
         repeat_s: A second Ctrl-C within so many seconds is the same one: torchrun passes on what
             the terminal has already sent to every process. 0 when started alone.
         before_exit: Called before the second Ctrl-C ends the process, to give the terminal back.
+        hint: What to type to go on.
     """
 
     def __init__(
-        self, *, repeat_s: float = 0.0, before_exit: Callable[[], None] | None = None
+        self,
+        *,
+        repeat_s: float = 0.0,
+        before_exit: Callable[[], None] | None = None,
+        hint: str = "run the same command again with --resume to go on",
     ) -> None:
         self._repeat_s = repeat_s
+        self._hint = hint
         self._before_exit = before_exit
         self._received: signal.Signals | None = None
         self._received_at = 0.0
@@ -79,10 +85,9 @@ class StopSignals:
 
     def _error(self, agreed: int) -> StoppedError:
         name = self._received.name if self._received else "a signal to another process"
-        hint = "run the same command again with --resume to go on"
         if agreed == _INTERRUPTED:
-            return Interrupted(f"stopped by {name}", hint=hint)
-        return Preempted(f"stopped by {name}", hint=hint)
+            return Interrupted(f"stopped by {name}", hint=self._hint)
+        return Preempted(f"stopped by {name}", hint=self._hint)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:

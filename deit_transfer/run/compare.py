@@ -35,6 +35,7 @@ from deit_transfer.run.workdir import (
 COMPARISON_FILE = "comparison.json"
 FIGURE_FILE = "curves.png"
 REPORT_FILE = "report.md"
+GO_ON_COMPARING = "run the same command again to go on; what is finished is reused"
 Budget = Literal["recipe", "equal-images"]
 DEFAULT_ARMS: tuple[Mode, ...] = ("scratch", "finetune")
 
@@ -153,7 +154,9 @@ def _train_or_reuse(recipe: Recipe, out: Path, inputs: Inputs, observer: Observe
         observer.note(f"reused: {found} was trained with this recipe on this data")
         return Trained(found, found.read_json(RESULT_FILE), reused=True)
     # an arm that was cut off goes on where it stopped
-    result = train(recipe, out=out, resume=True, inputs=inputs, observer=observer)
+    result = train(
+        recipe, out=out, resume=True, inputs=inputs, observer=observer, go_on=GO_ON_COMPARING
+    )
     return Trained(RunFolder(Path(result["run"])), result, reused=False)
 
 

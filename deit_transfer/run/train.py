@@ -39,6 +39,7 @@ def train(
     inputs: Inputs | None = None,
     observer: Observer | None = None,
     world: World | None = None,
+    go_on: str = "run the same command again with --resume to go on",
 ) -> dict[str, Any]:
     """Train what a recipe says and score it once on the test split.
 
@@ -50,6 +51,7 @@ def train(
         inputs: The data, when the caller has loaded it already.
         observer: Who is told what happens.
         world: The processes that train together; None for one.
+        go_on: What a person whom a signal stopped is told to type.
 
     Returns:
         The result object, as it stands in `result.json`.
@@ -58,7 +60,8 @@ def train(
         StoppedError: A signal arrived; the state is saved.
     """
     observer, world = observer or Silent(), world or World()
-    with StopSignals(repeat_s=TORCHRUN_REPEAT_S if world.size > 1 else 0.0) as stop:
+    repeat_s = TORCHRUN_REPEAT_S if world.size > 1 else 0.0
+    with StopSignals(repeat_s=repeat_s, hint=go_on) as stop:
         inputs = inputs or load_inputs(recipe.data)
         start = read_start(recipe.model.start, model_name=recipe.model.name)
         stop.check(world)
@@ -67,6 +70,7 @@ def train(
         with watch_status(folder, world):
             result = folder.read_json(RESULT_FILE)
             if result:
+                result["run"] = str(folder)  # as seen from here
                 observer.note(f"{folder} is finished already: nothing is left to do")
             else:
                 result = _train(recipe, inputs, start, folder, observer, world, stop)
