@@ -5,8 +5,10 @@ A fault is collected, not raised, so that all that is wrong with a folder is tol
 
 import functools
 import importlib.util
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,21 @@ def missing_files(folder: Path, paths: Iterable[str]) -> list[str]:
     for path in paths:
         parent, _, name = path.rpartition("/")
         if parent not in present:
-            inside = folder / parent
-            present[parent] = (
-                {entry.name for entry in inside.iterdir()} if inside.is_dir() else set()
-            )
+            present[parent] = _names_in(folder / parent)
         if name not in present[parent]:
             missing.append(path)
     return missing
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise DataError(
+            f"cannot list {folder}: {error.strerror}", hint="Check that you may read it."
+        ) from error
 
 
 def missing_fault(missing: Sequence[str], total: int, what: str = "images") -> list[str]:
@@ -62,7 +72,15 @@ def count_faults(info: DatasetInfo, counts: Mapping[Split, int]) -> list[str]:
     ]
 
 
-def read_mat(path: Path) -> dict[str, Any]:
+def ordered_names(found: Iterable[str]) -> tuple[str, ...]:
+    """Return class names in label order: numbers by value (10 after 2), anything else as text."""
+    names = set(found)
+    if all(name.isascii() and name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def read_mat(path: Path | BytesIO) -> dict[str, Any]:
     """Read a MATLAB file, with dimensions of one taken away.
 
     Raises:
@@ -70,8 +88,9 @@ def read_mat(path: Path) -> dict[str, Any]:
     """
     from scipy.io import loadmat
 
+    source: Any = path  # open files are taken too, which the stubs leave out
     try:
-        return loadmat(path, squeeze_me=True)
+        return loadmat(source, squeeze_me=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:
