@@ -120,7 +120,7 @@ def fetch(
     """
     destination = folder / remote.name
     part = destination.with_name(destination.name + ".part")
-    with _locked(folder, remote.name):
+    with locked(folder, remote.name):
         if not destination.exists():
             _fetch_all(remote, part, progress, by_hand, open_from, pause_s)
             _verify(part, remote, by_hand)
@@ -146,7 +146,7 @@ def extract_tar(
         DataError: The archive is damaged, too large, or reaches outside its folder.
         ResourceError: The disk is full.
     """
-    with _locked(destination.parent, destination.name):
+    with locked(destination.parent, destination.name):
         if destination.exists():
             return destination
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
@@ -173,7 +173,7 @@ def checksum(path: Path, algorithm: str) -> str:
 
 
 @contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
+def locked(folder: Path, name: str) -> Iterator[None]:
     """Let one process at a time work on `name`; the others wait and find it done."""
     from filelock import FileLock
 
