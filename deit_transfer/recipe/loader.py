@@ -181,7 +181,10 @@ def _fault(error: Mapping[str, Any]) -> str:
         return f"{location}: no such setting. {suggestion}".rstrip()
     if error["type"] == "missing":
         return f"{location}: must be given"
-    return f"{location}: {error['msg']}, got {error['input']!r}"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{location}: {error['input']!r} is no choice. {field_locations()[location]}"
+    said = error["msg"].replace("Input should be", "must be")
+    return f"{location}: {said}, got {error['input']!r}"
 
 
 def _walk_fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:

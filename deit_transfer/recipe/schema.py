@@ -71,7 +71,7 @@ class Model(Section):
     freeze: str = Field(
         default="none",
         pattern=r"^(none|head|attention|last-[1-9][0-9]*)$",
-        description="Train all, the head only, attention only, or the last N blocks (last-N).",
+        description="Train all (none), or only: head, attention, last-N (the last N blocks).",
     )
     keep_head: bool = Field(
         default=False, description="Keep the start's head when it has the same classes."
@@ -195,7 +195,9 @@ class Run(Section):
 
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random.")
     device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device."
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="Device: auto, cpu, mps, cuda or cuda:N.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Arithmetic of the forward pass; weights stay fp32."

@@ -109,7 +109,7 @@ def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
     folder.write_json(
         "data.json",
         {
-            "dataset": inputs.dataset.info.name,
+            "dataset": inputs.name,
             "layout": inputs.dataset.layout,
             "root": str(inputs.dataset.root),
             "notes": list(inputs.dataset.notes),

@@ -104,7 +104,7 @@ def compare(
             trained[arm].append(_train_or_reuse(_with_seed(recipe, seed), out, inputs, observer))
     comparison = build_comparison(
         arms=[_arm(arm, runs, recipes[arm], inputs) for arm, runs in trained.items()],
-        dataset=inputs.dataset.info.name,
+        dataset=inputs.name,
         model=recipes["finetune"].model.name,
         start=start_name or Path(recipes["finetune"].model.start).name,
         budget=budget,

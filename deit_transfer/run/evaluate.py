@@ -16,7 +16,7 @@ from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
 from deit_transfer.run.answers import answer
-from deit_transfer.run.inputs import load_inputs
+from deit_transfer.run.inputs import load_inputs, spoken_name
 from deit_transfer.run.result import score_facts
 from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, open_run
 
@@ -39,17 +39,21 @@ def evaluate(
     device = resolve_device(recipe.run.device)
     precision = resolve_precision(recipe.run.precision, device)
     classifier, class_names = read_model(folder.path, device=device)
-    if dataset_name is None:
-        inputs = load_inputs(recipe.data)
-        title, test, notes = inputs.dataset.info.name, inputs.test, inputs.dataset.notes
-    else:
-        dataset = _load_other(dataset_name, recipe)
-        title, notes = dataset.info.name, dataset.notes
-        test = _in_run_classes(dataset, class_names)
-    with StopSignals() as stop:
+    with StopSignals(hint="") as stop:
+
+        def look_for_stop(_done: int, _total: int) -> None:
+            stop.check()
+
+        if dataset_name is None:
+            inputs = load_inputs(recipe.data, progress=look_for_stop)
+            title, test, notes = inputs.name, inputs.test, inputs.dataset.notes
+        else:
+            dataset = _load_other(dataset_name, recipe)
+            title, notes = spoken_name(dataset), dataset.notes
+            test = _in_run_classes(dataset, class_names)
         predictions = answer(
             classifier,
-            assemble.scoring_batches(recipe, test, classifier, World()),
+            assemble.scoring_batches(recipe, test, classifier, World(), look_for_stop),
             classifier=classifier,
             device=device,
             precision=precision,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deit_transfer.data.adapters.folder import FOLDER
 from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.contract import Dataset, ImageSet, Options, Progress, Split, join
 from deit_transfer.data.fingerprint import fingerprint, label_fingerprint
@@ -25,6 +26,11 @@ class Inputs:
     test: ImageSet
     fingerprint: str
     label_fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Return what tables call the dataset; see `spoken_name`."""
+        return spoken_name(self.dataset)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -77,6 +83,11 @@ def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> I
         fingerprint=fingerprint(splits, class_names=dataset.class_names),
         label_fingerprint=label_fingerprint(dataset.splits, class_names=dataset.class_names),
     )
+
+
+def spoken_name(dataset: Dataset) -> str:
+    """Return what tables call a dataset: its name in the catalogue, or that of its folder."""
+    return dataset.info.title if dataset.info.name == FOLDER.name else dataset.info.name
 
 
 def load_official(settings: schema.Data, *, progress: Progress | None = None) -> Dataset:

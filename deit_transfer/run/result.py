@@ -100,14 +100,15 @@ def _joint_decisions(
 def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) -> dict[str, Any]:
     recipe, progress = session.blueprint.recipe, session.progress
     resolution = session.blueprint.classifier.resolution
-    dataset = session.blueprint.inputs.dataset.info.name
-    paper = paper_top1(dataset, recipe.model.name, recipe.mode, resolution=resolution)
+    inputs = session.blueprint.inputs
+    published = inputs.dataset.info.name
+    paper = paper_top1(published, recipe.model.name, recipe.mode, resolution=resolution)
     last = session.records[-1]
     session.count_seconds()
     result: dict[str, Any] = {
         "run": str(session.folder),
         "mode": recipe.mode,
-        "dataset": dataset,
+        "dataset": inputs.name,
         "model": recipe.model.name,
         "start": recipe.model.start,
         "seed": recipe.run.seed,
@@ -129,7 +130,7 @@ def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) 
         "val_top1_raw": last.get("val_top1"),
         "val_top1_ema": last.get("ema_top1"),
         "teacher_agreement": last.get("teacher_agreement"),
-        "counts": session.blueprint.inputs.counts,
+        "counts": inputs.counts,
         "data_fingerprint": session.blueprint.inputs.fingerprint,
         "device": str(session.blueprint.device),
         "precision": session.blueprint.precision.name,

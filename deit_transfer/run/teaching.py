@@ -146,4 +146,4 @@ def _few(class_names: tuple[str, ...]) -> str:
 
 
 def _fit_hint(inputs: Inputs) -> str:
-    return f"Fit one: deit-transfer teacher fit {inputs.dataset.info.name} --model resnet18"
+    return f"Fit one: deit-transfer teacher fit {inputs.name} --model resnet18"
