@@ -80,8 +80,8 @@ def train_transform(
         resolution: Side R of the result.
         scale: Range of the crop's share of the image's area, in (0, 1]; for crop "resized".
         hflip: Probability of a horizontal flip.
-        policy: "randaugment", "autoaugment", "three_augment" (DeiT III: grayscale, solarize or blur, then
-            colour jitter) or "none".
+        policy: "randaugment", "autoaugment", "three_augment" (DeiT III: grayscale,
+            solarize or blur, then colour jitter) or "none".
         randaugment: Policy string in timm's notation; read for policy "randaugment" only.
         color_jitter: Range of brightness, contrast and saturation factors around 1; as in timm
             and DeiT it has no effect together with RandAugment.

@@ -89,6 +89,12 @@ def describe_augmentation(augment: Augment) -> str:
 
 
 def _epochs_note(recipe: Recipe, plan: Durations) -> str:
+    repeats = recipe.augment.repeats
+    if repeats > 1:
+        # the paper's "300 epochs" are 100 passes of three views each
+        unique = -(-plan.images_per_epoch // repeats)
+        passes = plan.epochs / repeats
+        return f"each {repeats} views of {unique:,} images; {passes:g} passes over the images"
     if recipe.run.time_budget_minutes is not None and plan.epochs < recipe.schedule.epochs:
         return f"shortened from {recipe.schedule.epochs} to fit the time budget"
     if plan.raised:

@@ -104,6 +104,7 @@ def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) 
     published = inputs.dataset.info.name
     paper = paper_top1(published, recipe.model.name, recipe.mode, resolution=resolution)
     last = session.records[-1]
+    plan, repeats = session.blueprint.durations, recipe.augment.repeats
     session.count_seconds()
     result: dict[str, Any] = {
         "run": str(session.folder),
@@ -116,6 +117,9 @@ def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) 
         "headline": recipe.data.headline,
         "images_seen": progress.images_seen,
         "epochs": session.blueprint.durations.epochs,
+        "unique_images_per_epoch": -(-plan.images_per_epoch // repeats),
+        # repeated augmentation shows fewer images more often: three views are one pass
+        "passes": progress.images_seen / repeats / len(inputs.train),
         "steps": progress.steps_done,
         "skipped_steps": progress.skipped_steps,
         "seconds": progress.seconds,
