@@ -342,5 +342,6 @@ def _unreadable(bad: list[BadImage]) -> DataError:
     return DataError(
         f"{len(bad)} image(s) of the evaluation split cannot be read, so that its figures would "
         f"not be comparable:{listed}{more}",
-        hint="Restore the files, or pass --allow-bad to count them as wrong.",
+        hint="Restore the files, or train with --set data.allow_bad=true, which counts them as "
+        "wrong.",
     )

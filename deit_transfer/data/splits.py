@@ -212,7 +212,7 @@ def _check_names(dataset: Dataset, names: Sequence[str]) -> None:
     for name in dict.fromkeys(names):
         if name not in dataset.class_names:
             guess = did_you_mean(name, dataset.class_names)
-            faults.append(f"{dataset.info.name} has no class {name!r}. {guess}".rstrip())
+            faults.append(f"{dataset.info.title} has no class {name!r}. {guess}".rstrip())
         if list(names).count(name) > 1:
             faults.append(f"class {name!r} is given {list(names).count(name)} times")
     if len(set(names)) < 2:

@@ -104,9 +104,9 @@ def _read_torch_file(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked_for = re.search(r"GLOBAL (\S+)", str(error))
-        what = asked_for.group(1) if asked_for else "instructions"
+        what = f"asks for {asked_for.group(1)}" if asked_for else "gives instructions"
         raise CheckpointError(
-            f"{path} was refused and nothing in it was run: its pickle asks for {what}, "
+            f"{path} was refused and nothing in it was run: its pickle {what}, "
             "which plain weights do not need.",
             hint="Save only the weights, as safetensors, where you trust the file: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors').",
@@ -158,13 +158,15 @@ def _path_hint(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"The folder {folder} does not exist either."
+    place = "This folder" if folder == Path() else str(folder)
     names = sorted(entry.name for entry in folder.glob("*") if entry.suffix in WEIGHTS_SUFFIXES)
-    return f"{folder} has {', '.join(names[:5])}." if names else f"{folder} has no weights file."
+    return f"{place} has {', '.join(names[:5])}." if names else f"{place} has no weights file."
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first_sentence = first_line.partition(". ")[0]
     return CheckpointError(
-        f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes): {first_line[:200]}",
+        f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes): {first_sentence[:200]}",
         hint="Copy or download the file again.",
     )

@@ -1,5 +1,6 @@
 """Own the comparison: the same data and seeds from scratch and from pretrained weights."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
-from deit_transfer.errors import DataError
-from deit_transfer.models.start import read_start
+from deit_transfer.errors import DataError, UsageError
+from deit_transfer.models.start import StartWeights, read_start
 from deit_transfer.recipe.schema import Mode, Recipe
 from deit_transfer.report.figures import Series, curves_png
 from deit_transfer.report.markdown import comparison_markdown
@@ -80,9 +81,14 @@ def compare(
         observer: Who is told what happens.
 
     Raises:
+        UsageError: The name is taken, or the budgets contradict each other.
         DataError: The arms would not see the same data.
     """
     observer = observer or Silent()
+    if name is not None and (out / name).exists():
+        raise UsageError(
+            f"{out / name} exists already", hint="Give the new comparison another --name"
+        )
     recipes = {
         arm: choose_recipe(
             arm,
@@ -96,12 +102,18 @@ def compare(
     inputs = _shared_inputs(recipes)
     if budget == "equal-images":
         recipes = _equal_images(recipes, len(inputs.train))
+    # before anything is trained: a start that cannot be read ends the comparison here
+    starts = {
+        arm: read_start(recipe.model.start, model_name=recipe.model.name)
+        for arm, recipe in recipes.items()
+    }
     trained: dict[Mode, list[Trained]] = {arm: [] for arm in recipes}
     first_seed = recipes["finetune"].run.seed
     for seed in range(first_seed, first_seed + seeds):
         for arm, recipe in recipes.items():
             observer.note(f"\n{arm}, seed {seed} (run {seed - first_seed + 1} of {seeds})")
-            trained[arm].append(_train_or_reuse(_with_seed(recipe, seed), out, inputs, observer))
+            seeded = _with_seed(recipe, seed)
+            trained[arm].append(_train_or_reuse(seeded, starts[arm], out, inputs, observer))
     comparison = build_comparison(
         arms=[_arm(arm, runs, recipes[arm], inputs) for arm, runs in trained.items()],
         dataset=inputs.name,
@@ -129,16 +141,27 @@ def _shared_inputs(recipes: Mapping[Mode, Recipe]) -> Inputs:
 
 
 def _equal_images(recipes: dict[Mode, Recipe], num_images: int) -> dict[Mode, Recipe]:
+    if any(recipe.run.time_budget_minutes is not None for recipe in recipes.values()):
+        raise UsageError(
+            "--budget equal-images and --time-budget contradict each other",
+            hint="Leave one of them out; --epochs shortens both arms",
+        )
     plan = assemble.durations(recipes["finetune"], num_images=num_images)
-    return {arm: _with_images(recipe, plan.images_to_see) for arm, recipe in recipes.items()}
+    return {
+        arm: _with_images(recipe, plan.images_to_see, num_images=num_images)
+        for arm, recipe in recipes.items()
+    }
 
 
-def _with_images(recipe: Recipe, images: int) -> Recipe:
+def _with_images(recipe: Recipe, images: int, *, num_images: int) -> Recipe:
     """Return the recipe with its schedule stretched or cut to see this many images.
 
-    The warm-up and the stages of resolution keep their shares of the run.
+    The warm-up and the stages of resolution keep their shares of the run. Where `images` makes
+    no whole epochs, the last step's batch may overshoot.
     """
-    steps = max(1, round(images / recipe.schedule.batch_size))
+    plan = assemble.durations(recipe, num_images=num_images)
+    whole_epochs, rest = divmod(images, plan.images_per_epoch)
+    steps = whole_epochs * plan.steps_per_epoch + math.ceil(rest / plan.batch_size)
     length = {"min_steps": steps, "max_steps": steps}
     return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update=length)})
 
@@ -147,8 +170,9 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
     return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})})
 
 
-def _train_or_reuse(recipe: Recipe, out: Path, inputs: Inputs, observer: Observer) -> Trained:
-    start = read_start(recipe.model.start, model_name=recipe.model.name)
+def _train_or_reuse(
+    recipe: Recipe, start: StartWeights, out: Path, inputs: Inputs, observer: Observer
+) -> Trained:
     key = run_key(recipe, inputs.fingerprint, start)
     if found := find_by_key(out, key, finished=True):
         observer.note(f"reused: {found} was trained with this recipe on this data")
