@@ -239,7 +239,7 @@ def test_a_bad_evaluation_image_is_an_error_that_names_it(file_set, workers):
     view = eval_transform(resolution=16, crop_pct=0.9)
     with pytest.raises(DataError, match="image-03") as error:
         list(eval_batches(file_set, transform=view, batch_size=8, workers=workers))
-    assert "--allow-bad" in error.value.hint
+    assert "data.allow_bad=true" in error.value.hint
 
 
 @pytest.mark.parametrize("workers", [0, 2])
