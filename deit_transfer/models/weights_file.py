@@ -73,7 +73,8 @@ def _read_opening(path: Path) -> bytes:
             return file.read(64)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"There is no weights file at {path}.", hint=_path_hint(path)
+            f"There is nothing at {path}: no run's folder and no weights file.",
+            hint=_path_hint(path),
         ) from error
     except OSError as error:
         raise CheckpointError(

@@ -148,7 +148,9 @@ def _equal_images(recipes: dict[Mode, Recipe], num_images: int) -> dict[Mode, Re
         )
     plan = assemble.durations(recipes["finetune"], num_images=num_images)
     return {
-        arm: _with_images(recipe, plan.images_to_see, num_images=num_images)
+        arm: recipe
+        if arm == "finetune"
+        else _with_images(recipe, plan.images_to_see, num_images=num_images)
         for arm, recipe in recipes.items()
     }
 

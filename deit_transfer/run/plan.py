@@ -19,4 +19,5 @@ def plan(recipe: Recipe, *, out: Path) -> HeaderFacts:
         start = read_start(recipe.model.start, model_name=recipe.model.name)
         stop.check()
         blueprint = draw_blueprint(recipe, inputs, start, world=World())
+        stop.check()
         return header_facts(blueprint, folder=f"a new one below {out}")
