@@ -6,7 +6,6 @@ from typing import Any
 from deit_transfer.run.workdir import (
     ENVIRONMENT_FILE,
     RESULT_FILE,
-    STATUS_FILE,
     RunFolder,
     find_runs,
     open_run,
@@ -44,7 +43,7 @@ def describe_run(path: Path) -> dict[str, Any]:
     folder = open_run(path)
     return {
         "run": str(path),
-        "status": folder.read_json(STATUS_FILE),
+        "status": folder.status(),
         "result": folder.read_json(RESULT_FILE),
         "epochs": folder.metrics(),
         "start": folder.read_json("load_report.json"),
@@ -54,7 +53,7 @@ def describe_run(path: Path) -> dict[str, Any]:
 
 
 def _run_row(folder: RunFolder, out: Path) -> dict[str, Any]:
-    result, status = folder.read_json(RESULT_FILE), folder.read_json(STATUS_FILE)
+    result, status = folder.read_json(RESULT_FILE), folder.status()
     keys = ("mode", "dataset", "model", "start", "seed", "top1", "epochs", "seconds")
     return {
         "run": folder.path.relative_to(out).as_posix(),

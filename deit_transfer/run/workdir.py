@@ -95,6 +95,14 @@ class RunFolder:
             },
         )
 
+    def status(self) -> dict[str, Any]:
+        """Return the status; `killed` in place of `running` where its process is gone."""
+        status = self.read_json(STATUS_FILE)
+        here = status.get("host") == socket.gethostname()
+        if status.get("state") == "running" and here and not _is_alive(status["pid"]):
+            status |= {"state": "killed", "detail": "--resume goes on from its last checkpoint"}
+        return status
+
     def log(self, line: str) -> None:
         """Add a line, with the time, to the run's log."""
         with (self.path / "train.log").open("a", encoding="utf-8") as stream:
@@ -176,6 +184,16 @@ def find_runs(out: Path) -> list[RunFolder]:
     """Return every run below a folder, oldest first."""
     found = [RunFolder(path.parent) for path in out.rglob(RECIPE_FILE)]
     return sorted(found, key=lambda run: (run.path / RECIPE_FILE).stat().st_mtime)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:

@@ -133,7 +133,7 @@ class TestFiles:
 
     def test_a_missing_file_is_refused_with_its_neighbours(self, tmp_path: Path) -> None:
         save_file(weights(), tmp_path / "right.safetensors")
-        with pytest.raises(CheckpointError, match="no weights file at") as caught:
+        with pytest.raises(CheckpointError, match="There is nothing at") as caught:
             read(tmp_path / "wrong.safetensors")
         assert "right.safetensors" in caught.value.hint
         with pytest.raises(CheckpointError) as caught:
