@@ -7,6 +7,7 @@ in `OPENERS` what it reads by address; no list is kept beside it.
 import importlib
 import os
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from deit_transfer.data import adapters
@@ -158,11 +159,17 @@ def _look_nearby(adapter: DatasetAdapter, data_dir: Path) -> None:
                 f"{adapter.info.name} does not lie in {data_dir}, but in {root}",
                 hint=f"Name that folder: --data-dir {root}",
             )
-    if any(data_dir.glob("*.parquet")) or any(data_dir.glob("*/*.parquet")):
-        raise DataError(
-            f"{data_dir} holds parquet files, not {adapter.info.title} in its own format",
-            hint=f"Name them by their address instead of {adapter.info.name}: hf:{data_dir}",
-        )
+    _point_to_address(data_dir, {"parquet": "hf:"})
+
+
+def _point_to_address(folder: Path, prefixes: Mapping[str, str]) -> None:
+    """Raise where a folder holds its images inside files that an address would name."""
+    for kind, prefix in prefixes.items():
+        if any(folder.glob(f"*.{kind}")) or any(folder.glob(f"*/*.{kind}")):
+            raise DataError(
+                f"{folder} holds {kind} files, not images or a dataset in its own format",
+                hint=f"Name them by their address: {prefix}{folder}",
+            )
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -187,7 +194,11 @@ def _load_folder(path: str, *, for_evaluation: bool) -> Dataset:
                 f"{folder} holds {adapter.info.title} in its own format, not a folder of images",
                 hint=f"Name the dataset instead: {name} --data-dir {folder}",
             )
-    return FolderAdapter(for_evaluation=for_evaluation).load(folder)
+    try:
+        return FolderAdapter(for_evaluation=for_evaluation).load(folder)
+    except DataError:
+        _point_to_address(folder, {"parquet": "hf:", "tar": "wds:"})
+        raise
 
 
 def _known(name: str) -> DatasetAdapter:

@@ -91,9 +91,9 @@ def read_mat(path: Path | BytesIO) -> dict[str, Any]:
     source: Any = path  # open files are taken too, which the stubs leave out
     try:
         return loadmat(source, squeeze_me=True)
-    except (OSError, MemoryError):
-        raise
     except Exception as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise
         # Damaged files make SciPy's reader raise nearly anything.
         raise ValueError(f"damaged or no MATLAB file ({error or type(error).__name__})") from error
 

@@ -94,6 +94,7 @@ def _list_members(archive: Path, nested: bool, progress: Progress | None) -> Tar
                     note(member.name, member.offset_data, member.size)
                 elif not member.isdir():
                     other[member.type] += 1
+            _check_end(tar)
     except (tarfile.TarError, EOFError) as error:
         raise _unreadable(archive, error) from error
     return TarIndex(
@@ -110,6 +111,15 @@ def _list_nested(tar: tarfile.TarFile, outer: tarfile.TarInfo, note: _Note) -> N
         for member in inside:
             if member.isfile():
                 note(f"{stem}/{member.name}", outer.offset_data + member.offset_data, member.size)
+        _check_end(inside)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise unless the archive ends with a block of zeros; tarfile itself takes any end."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it ends without its end mark")
 
 
 def _unreadable(archive: Path, error: Exception) -> DataError:

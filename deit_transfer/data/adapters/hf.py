@@ -18,6 +18,7 @@ from deit_transfer.data.adapters.cifar import CIFAR10, CIFAR100
 from deit_transfer.data.adapters.flowers102 import FlowersAdapter
 from deit_transfer.data.adapters.imagenet import ImageNetAdapter
 from deit_transfer.data.contract import (
+    SPLITS,
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -250,6 +251,7 @@ def _by_split(files: Sequence[Path], root: Path) -> dict[Split | None, list[Path
             f"{groups[None][0]} is of no split, where other files are",
             hint="Give it a name such as train-00000.parquet, or move it away.",
         )
+    groups = {split: groups[split] for split in (*SPLITS, None) if split in groups}
     for split, group in groups.items():
         folders = sorted({path.parent for path in group})
         if len(folders) > 1:

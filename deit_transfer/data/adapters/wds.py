@@ -127,9 +127,11 @@ def shard_paths(pattern: str) -> list[Path]:
                 paths.append(path)
     missing = [path for path in paths if not path.is_file()]
     if missing or not paths:
-        which = f"{len(missing)} of {len(paths)} shards are missing, such as {missing[0]}"
+        which = f"{pattern} names no tar file"
+        if missing:
+            which = f"{len(missing)} of {len(paths)} shards are missing, such as {missing[0]}"
         raise DataError(
-            which if paths else f"{pattern} names no tar file",
+            which,
             hint="Check the range, for example: wds:/data/imagenet-{0000..0127}.tar",
         )
     return list(dict.fromkeys(paths))
