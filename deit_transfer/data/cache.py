@@ -42,7 +42,8 @@ def key_of(files: Iterable[Path], *purpose: str) -> str:
 def read_arrays(name: str) -> Arrays | None:
     """Return cached arrays, or None where there are none or they are damaged."""
     try:
-        with np.load(_path(name), allow_pickle=False) as stored:
+        # Opened here: np.load leaves a damaged file open.
+        with _path(name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError):
         return None
