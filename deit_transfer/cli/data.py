@@ -1,6 +1,11 @@
-"""Own `data list|check`: which datasets there are, and whether one is sound."""
+"""Own `data list|prepare|check|preview`: which datasets there are, and what is in one."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -8,7 +13,11 @@ from deit_transfer.cli.console import Output
 from deit_transfer.cli.options import DataDirOption, DatasetArgument, JsonFlag
 from deit_transfer.errors import DataError
 
-app = typer.Typer(help="List and check datasets.", no_args_is_help=True, rich_markup_mode=None)
+PLAIN_LINE_EVERY_S = 10.0
+
+app = typer.Typer(
+    help="List, fetch, check and look at datasets.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command("list")
@@ -22,6 +31,59 @@ def list_(data_dir: DataDirOption = None, as_json: JsonFlag = False) -> None:
 
 
 @app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name in the catalogue.")],
+    data_dir: DataDirOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Download what may be downloaded, say how to get the rest, and check the counts."""
+    from deit_transfer.report.tables import check_table
+    from deit_transfer.run.prepare import prepare as run_prepare
+
+    output = Output(as_json=as_json)
+    with _progress(output, f"fetching {name}") as progress:
+        facts = run_prepare(name, data_dir=data_dir, progress=progress)
+    output.finish(facts, check_table(facts))
+
+
+@app.command()
+def preview(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option("--out", help="PNG file to write.")] = Path("preview.png"),
+    images: Annotated[
+        int, typer.Option("--images", min=2, max=100, help="Images shown, one a row.")
+    ] = 8,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Whose pipeline: a recipe's name or file.")
+    ] = None,
+    data_dir: DataDirOption = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Draw images beside what the training pipeline makes of them."""
+    from deit_transfer.recipe.loader import parse_assignment
+    from deit_transfer.run.preview import preview as run_preview
+
+    overrides = dict(parse_assignment(text) for text in assignments or [])
+    if data_dir is not None:
+        overrides["data.data_dir"] = str(data_dir)
+    output = Output(as_json=as_json)
+    with _progress(output, f"reading {dataset}") as progress:
+        facts = run_preview(
+            dataset,
+            path=out,
+            num_images=images,
+            recipe_name=recipe,
+            overrides=overrides,
+            progress=progress,
+        )
+    output.finish(facts, f"{len(facts['images'])} images of {facts['dataset']}: {out}")
+
+
+@app.command()
 def check(
     dataset: DatasetArgument, data_dir: DataDirOption = None, as_json: JsonFlag = False
 ) -> None:
@@ -30,9 +92,38 @@ def check(
     from deit_transfer.data.check import check_dataset
     from deit_transfer.report.tables import check_table
 
-    report = check_dataset(load_dataset(dataset, data_dir=data_dir))
+    output = Output(as_json=as_json)
+    with _progress(output, f"reading {dataset}") as progress:
+        found = load_dataset(dataset, data_dir=data_dir, progress=progress)
+        report = check_dataset(found, progress=progress)
     facts = asdict(report)
-    Output(as_json=as_json).finish(facts, check_table(facts))
+    output.finish(facts, check_table(facts))
     if report.problems:
         count = "one problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
         raise DataError(f"{dataset} has {count}", hint="Mend or remove what is listed above")
+
+
+@contextmanager
+def _progress(output: Output, title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far long work is: a live bar on a terminal, now and then a line elsewhere."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    live = output.console.is_terminal
+    last_line_at = time.monotonic()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=output.console, transient=True, disable=not live) as bar:
+        task = bar.add_task(title, total=None)
+
+        def show(done: int, total: int) -> None:
+            nonlocal last_line_at
+            bar.update(task, completed=done, total=total or None)
+            if not live and total and time.monotonic() - last_line_at > PLAIN_LINE_EVERY_S:
+                last_line_at = time.monotonic()
+                output.tell(f"{title}: {done / total:.0%}")
+
+        yield show
