@@ -29,7 +29,9 @@ ALLOWED = {
     "recipes diff": {"--json"},
     "recipes check": {"--json"},
     "data list": {"--data-dir", "--json"},
+    "data prepare": {"--data-dir", "--json"},
     "data check": {"--data-dir", "--json"},
+    "data preview": {"--out", "--images", "--recipe", "--data-dir", "--set", "--json"},
     "runs list": {"--json"},
     "runs show": {"--json"},
 }
