@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-# "download": fetched when first used; "on request": large, fetched by `data prepare` only.
-Access = Literal["embedded", "download", "on request", "by hand"]
+# "download": fetched when first used; "on request": large, fetched by `data prepare` only;
+# "address": one names one's own.
+Access = Literal["embedded", "download", "on request", "by hand", "address"]
 
 # Called with the bytes or images done so far and the total (0: unknown). It may raise to stop.
 Progress = Callable[[int, int], None]

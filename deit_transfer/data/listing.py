@@ -64,6 +64,24 @@ def list_images(folder: Path, skipped: Counter[str], *, root: Path) -> list[str]
     return sorted(_walk(folder, "", frozenset({_identity(root)}), skipped))
 
 
+def size_on_disk(folder: Path, *, most_files: int) -> tuple[int, bool]:
+    """Return the bytes of the files in `folder` and below, and whether all of them were counted.
+
+    Counting ends after `most_files`: a table of datasets must not wait for a million files.
+    """
+    total, counted, folders = 0, 0, [folder]
+    while folders:
+        for entry in _entries(folders.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+                continue
+            if counted == most_files:
+                return total, False
+            total += entry.stat(follow_symlinks=False).st_size
+            counted += 1
+    return total, True
+
+
 def _walk(
     folder: Path, prefix: str, above: frozenset[tuple[int, int]], skipped: Counter[str]
 ) -> Iterator[str]:

@@ -15,10 +15,13 @@ Row = Mapping[str, Any]
 
 ACCESS = {
     "embedded": "built in",
-    "download": "not here; downloaded when used",
-    "by hand": "not here; placed by hand",
+    "download": "downloaded when used",
+    "on request": "by data prepare",
+    "by hand": "by hand",
+    "address": "you name it",
 }
-NUMBERS = ("classes", "weights", "size %")
+SPLITS = ("train", "val", "test")
+NUMBERS = ("classes", *SPLITS, "weights", "size %")
 MOST_NAME_WIDTH = 34
 SHOWN_COPIED, SHOWN_CHANGED = 3, 24
 SHOWN_PROBLEMS = 20
@@ -29,21 +32,24 @@ def dataset_table(rows: Sequence[Row]) -> Screen:
 
     Args:
         rows: Each `name`, `title`, `num_classes` (None where the folder decides), `counts`
-            (images per split), `licence`, `found`, where it lies (None when it does not), and
-            `access`, how one comes by it (embedded, download, by hand).
+            (images per split), `licence` (shown up to its first semicolon), `found`, where it
+            lies (None when it does not), `access`, how one comes by it, and where known
+            `size_mb` on disk, with `size_is_whole`, or `download_mb`.
     """
 
-    def build(look: Look) -> Table:
-        table = _table(look, ("dataset", "what", "classes", "images", "where"))
+    def build(look: Look) -> RenderableType:
+        table = _table(look, ("dataset", "classes", *SPLITS, "where"))
         for row in rows:
-            about = look.lines(x for x in (row["title"], row.get("licence")) if x)
-            images = look.lines(f"{split} {grouped(n)}" for split, n in row["counts"].items())
-            missing = ACCESS.get(row.get("access") or "", "not here")
-            where = look.text(row.get("found") or missing)
-            classes = look.text(grouped(row.get("num_classes")))
-            table.add_row(look.text(row["name"]), about, classes, images, where)
+            licence = (row.get("licence") or "").partition(";")[0]
+            stated = f"licence: {licence}" if licence else ""
+            about = look.lines(x for x in (row["name"], row["title"], stated) if x)
+            counts = [grouped(row["counts"].get(split)) for split in SPLITS]
+            place = "here" if row.get("found") else ACCESS.get(row.get("access") or "", "not here")
+            where = look.lines(x for x in (place, _size(row)) if x)
+            table.add_row(about, look.text(grouped(row.get("num_classes"))), *counts, where)
         _keep_whole(table, [row["name"] for row in rows])
-        return table
+        found = [f"{row['name']}: {row['found']}" for row in rows if row.get("found")]
+        return Group(table, *(look.text(line) for line in found))
 
     return Screen(build)
 
@@ -151,6 +157,15 @@ def _keep_whole(table: Table, names: Sequence[str | None]) -> None:
     """Give the first column the width of its names, up to where the others would starve."""
     longest = max((cell_len(name or "") for name in names), default=0)
     table.columns[0].width = min(longest, MOST_NAME_WIDTH)
+
+
+def _size(row: Row) -> str:
+    """Return a size on disk, or of the download; a count that was cut short says so."""
+    size = row.get("size_mb") or row.get("download_mb")
+    if not size:
+        return ""
+    text = f"{size / 1000:.0f} GB" if size >= 10_000 else f"{size:,.0f} MB"
+    return text if row.get("size_is_whole", True) else f">{text}"
 
 
 def _value(value: object) -> str:

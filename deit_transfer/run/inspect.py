@@ -11,14 +11,18 @@ from deit_transfer.run.workdir import (
     open_run,
 )
 
+MOST_COUNTED = 100_000  # files, when the size of a dataset on disk is added up
+
 
 def describe_datasets(data_dir: Path | None) -> list[dict[str, Any]]:
     """Return one row per dataset of the catalogue, with where it was found."""
     from deit_transfer.data.catalog import find_dataset, list_datasets
+    from deit_transfer.data.listing import size_on_disk
 
     rows = []
     for info in list_datasets():
         place = find_dataset(info.name, data_dir=data_dir)
+        size, whole = size_on_disk(place, most_files=MOST_COUNTED) if place else (0, True)
         rows.append(
             {
                 "name": info.name,
@@ -27,6 +31,9 @@ def describe_datasets(data_dir: Path | None) -> list[dict[str, Any]]:
                 "counts": dict(info.counts),
                 "licence": info.licence,
                 "access": info.access,
+                "download_mb": info.download_mb,
+                "size_mb": size / 1e6 if place is not None else None,
+                "size_is_whole": whole,
                 "found": str(place) if place is not None else None,
             }
         )

@@ -460,7 +460,7 @@ def test_v2_offline_says_what_to_place_where(tmp_path):
     message, hint = fault(imagenet_tests.V2_TOP.download, tmp_path)
     assert "vaishaal/ImageNetV2" in message
     assert "imagenetv2-top-images.tar.gz" in hint
-    assert hint.endswith(f"prepare imagenet-v2-top-images --data-dir {tmp_path}")
+    assert hint.endswith(f"prepare imagenet-v2-top --data-dir {tmp_path}")
 
 
 def test_real_of_other_or_too_few_images(tmp_path):

@@ -33,6 +33,7 @@ FOLDER = DatasetInfo(
     licence="yours",
     source="your own images",
     apply_exif=True,
+    access="address",
 )
 
 _MOST_LISTED = 50

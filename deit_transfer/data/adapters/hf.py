@@ -42,12 +42,12 @@ _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})")
 
 HUB = DatasetInfo(
     name="hf:OWNER/NAME",
-    title="Any image dataset of the Hugging Face hub, or its parquet files in a folder",
+    title="A dataset of the Hugging Face hub, or a folder of parquet files",
     num_classes=None,
     counts={},
     licence="see its page",
     source="https://huggingface.co/datasets",
-    access="download",
+    access="address",
 )
 
 

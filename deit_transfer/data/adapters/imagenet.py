@@ -58,7 +58,7 @@ IMAGENET = DatasetInfo(
     title="ImageNet-1k (ILSVRC 2012)",
     num_classes=1000,
     counts={"train": 1_281_167, "test": 50_000},
-    licence="non-commercial research and education",
+    licence="non-commercial; research and education",
     source="https://image-net.org/challenges/LSVRC/2012/",
     access="by hand",
 )

@@ -228,11 +228,11 @@ V2_MATCHED = ImageNetV2Adapter(
     variant="matched-frequency",
 )
 V2_THRESHOLD = ImageNetV2Adapter(
-    info=_v2_info(name="imagenet-v2-threshold0.7", title="ImageNet-V2, threshold 0.7"),
+    info=_v2_info(name="imagenet-v2-threshold", title="ImageNet-V2, threshold 0.7"),
     variant="threshold0.7",
 )
 V2_TOP = ImageNetV2Adapter(
-    info=_v2_info(name="imagenet-v2-top-images", title="ImageNet-V2, top images"),
+    info=_v2_info(name="imagenet-v2-top", title="ImageNet-V2, top images"),
     variant="top-images",
 )
 REAL = ImageNetReaLAdapter(

@@ -28,7 +28,7 @@ from deit_transfer.data.layouts import cannot_use, count_faults, missing_fault, 
 from deit_transfer.errors import DataError, UsageError, did_you_mean
 
 _SITE = "https://ml-inat-competition-datasets.s3.amazonaws.com"
-_LICENCE = "non-commercial research and education, no redistribution"
+_LICENCE = "non-commercial; research and education, no redistribution"
 _MAX_UNPACKED_BYTES = 250_000_000_000
 
 SPECIES = "species"

@@ -42,6 +42,7 @@ TABLE = DatasetInfo(
     licence="yours",
     source="your own images",
     apply_exif=True,
+    access="address",
 )
 
 

@@ -40,11 +40,12 @@ _MOST_LISTED = 10
 
 SHARDS = DatasetInfo(
     name="wds:SHARDS",
-    title="WebDataset tar shards, such as wds:/data/name-{0000..0127}.tar",
+    title="WebDataset tar shards: wds:/data/name-{0000..0127}.tar",
     num_classes=None,
     counts={},
     licence="yours",
     source="https://github.com/webdataset/webdataset",
+    access="address",
 )
 
 
