@@ -38,7 +38,9 @@ class TrainingScreen:
         self._several = several
         self._headers_shown: set[str] = set()
         self._console = output.console
-        self._live = self._console.is_terminal and not output.quiet
+        # FORCE_COLOR asks for colours in a file, not for a bar that is drawn over and over
+        shown_live = self._console.is_terminal and self._console.file.isatty()
+        self._live = shown_live and not self._console.is_dumb_terminal and not output.quiet
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
