@@ -9,9 +9,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from photos import write_photos
 
 
 @pytest.fixture
@@ -26,15 +25,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         test: int = 4,
         size: int = 32,
     ) -> Path:
-        rng = np.random.default_rng(0)
-        for split, count in (("train", train), ("test", test)):
-            for label, class_name in enumerate(classes):
-                folder = tmp_path / name / split / class_name
-                folder.mkdir(parents=True)
-                for number in range(count):
-                    pixels = rng.integers(0, 60, (size, size, 3), dtype=np.uint8)
-                    pixels[..., label % 3] += 150
-                    Image.fromarray(pixels).save(folder / f"{number:03d}.png")
-        return tmp_path / name
+        counts = {"train": train, "test": test}
+        return write_photos(tmp_path / name, classes=classes, counts=counts, size=size)
 
     return write

@@ -1,0 +1,212 @@
+"""Run the command line in real processes, cheaply: forks of a server that has imported everything.
+
+A process has its own memory, signals, files and exit code, as one started from a shell does; only
+the seconds of importing torch are spent once.
+"""
+
+import json
+import multiprocessing
+import os
+import pty
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = [
+    "albumentations",
+    "deit_transfer.cli.app",
+    "deit_transfer.cli.screens",
+    "deit_transfer.data.check",
+    "deit_transfer.report.comparison",
+    "deit_transfer.run.compare",
+    "deit_transfer.run.demo",
+    "deit_transfer.run.evaluate",
+    "deit_transfer.run.inspect",
+    "deit_transfer.run.plan",
+    "deit_transfer.run.train",
+    "matplotlib.figure",
+    "scipy.stats",
+    "sklearn.datasets",
+    "timm",
+    "torch",
+]
+CONTEXT.set_forkserver_preload(PRELOADED)
+
+# A network and a schedule of moments; the rest is as a person would have it.
+QUICK = (
+    "--model=deit_micro",
+    "--resolution=16",
+    "--batch-size=8",
+    "--epochs=2",
+    "--workers=0",
+    "--device=cpu",
+    "--set=schedule.min_steps=0",
+    "--set=schedule.warmup_epochs=0.5",
+    "--set=optim.floor_lr=0",
+    "--set=optim.warmup_lr=0",
+    "--set=run.attention=fused",
+)
+
+Prepare = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Hold what a process left: its exit code (negative: the signal that killed it) and streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one object on stdout."""
+        return json.loads(self.out)
+
+    @property
+    def said(self) -> str:
+        """Stderr with its line breaks taken out, for looking up sentences."""
+        return " ".join(self.err.split())
+
+
+class Running:
+    """Hold a process that was started."""
+
+    def __init__(self, process: Any, files: tuple[Path, Path], terminal: int | None) -> None:
+        self.process = process
+        self._files = files
+        self._terminal = terminal
+
+    def send(self, signum: signal.Signals) -> None:
+        os.kill(self.process.pid, signum)
+
+    def wait_for(self, condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+        """Return as soon as a condition holds; fail when the process ends or takes too long."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_alive(), self.end()
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.005)
+
+    def end(self, *, seconds: float = 120.0) -> Ended:
+        """Wait for the process to end."""
+        shown = b""
+        if self._terminal is not None:
+            shown = _read_terminal(self._terminal)
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, "the process did not end"
+        out, err = (path.read_text(encoding="utf-8") for path in self._files)
+        return Ended(self.process.exitcode, out + shown.decode(), err)
+
+
+def start_program(
+    *arguments: str | Path,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    prepare: Sequence[Prepare] = (),
+    on_terminal: bool = False,
+) -> Running:
+    """Start `deit-transfer ARGUMENTS` in a folder.
+
+    Args:
+        arguments: As on the command line.
+        folder: Working directory; the streams are kept in files of a hidden folder in it.
+        environment: Variables set besides those of the tests.
+        prepare: Picklable functions called in the process first, to set traps.
+        on_terminal: Connect stdout and stderr to a terminal of 80 columns.
+    """
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    streams = folder / ".streams"
+    streams.mkdir(exist_ok=True)
+    number = len(list(streams.iterdir()))
+    files = (streams / f"{number:04d}.out", streams / f"{number:04d}.err")
+    for file in files:
+        file.touch()
+    controller, terminal_name = None, None
+    if on_terminal:
+        controller, terminal = pty.openpty()
+        terminal_name = os.ttyname(terminal)
+    process = CONTEXT.Process(
+        target=_run,
+        args=(
+            [str(argument) for argument in arguments],
+            str(folder),
+            [terminal_name or str(file) for file in files],
+            dict(environment or {}),
+            list(prepare),
+        ),
+    )
+    process.start()
+    if on_terminal:
+        # the child opens it by name; our own copy would keep the terminal from ever ending
+        time.sleep(0.5)
+        os.close(terminal)
+    return Running(process, files, controller)
+
+
+def run_program(
+    *arguments: str | Path,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    prepare: Sequence[Prepare] = (),
+    on_terminal: bool = False,
+) -> Ended:
+    """Run `deit-transfer ARGUMENTS` in a folder to its end; see `start_program`."""
+    running = start_program(
+        *arguments,
+        folder=folder,
+        environment=environment,
+        prepare=prepare,
+        on_terminal=on_terminal,
+    )
+    return running.end()
+
+
+def hasten() -> None:
+    """Leave out what only costs a test time: timing the network, and waiting for the disk.
+
+    A killed process loses nothing that it has written; only a power cut does.
+    """
+    from deit_transfer.run import speed
+
+    speed.SAMPLE_SECONDS = 0.002
+    os.fsync = lambda _descriptor: None
+
+
+def _run(
+    arguments: list[str],
+    folder: str,
+    streams: list[str],
+    environment: dict[str, str],
+    prepare: list[Prepare],
+) -> None:
+    os.environ.update(environment)
+    os.chdir(folder)
+    for descriptor, name in zip((1, 2), streams, strict=True):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), descriptor)
+    sys.argv = ["deit-transfer", *arguments]
+    hasten()
+    for function in prepare:
+        function()
+    from deit_transfer.cli.app import main
+
+    main()
+
+
+def _read_terminal(controller: int) -> bytes:
+    """Return all that was written to a terminal until its last writer closed it."""
+    shown = b""
+    while True:
+        try:
+            part = os.read(controller, 65536)
+        except OSError:  # Linux's way of telling the end of a terminal
+            part = b""
+        if not part:
+            os.close(controller)
+            return shown
+        shown += part
