@@ -1,0 +1,75 @@
+"""What goes wrong in the runs of these tests: put in their processes before they start."""
+
+import math
+import resource
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """Let no file grow beyond a size, as a full disk or a quota does."""
+
+    largest_bytes: int
+
+    def __call__(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.largest_bytes, self.largest_bytes))
+
+
+@dataclass(frozen=True)
+class NotANumber:
+    """Make the loss of one forward pass NaN."""
+
+    call: int
+
+    def __call__(self) -> None:
+        from deit_transfer.run import assemble
+
+        build, calls = assemble.objective, 0
+
+        def objective(recipe: Any) -> Any:
+            judge = build(recipe)
+
+            def loss(*values: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                return judge(*values) * (math.nan if calls == self.call else 1.0)
+
+            return loss
+
+        assemble.objective = objective
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """Let no forward pass of more than so many images fit."""
+
+    largest: int
+
+    def __call__(self) -> None:
+        import torch
+
+        from deit_transfer.models.classifier import Classifier
+
+        forward = Classifier.forward
+
+        def limited(self_: Any, images: Any) -> Any:
+            if self_.training and len(images) > self.largest:
+                raise torch.OutOfMemoryError(f"{len(images)} images do not fit")
+            return forward(self_, images)
+
+        Classifier.forward = limited
+
+
+def every_score_is_worse() -> None:
+    """Make each scoring a little worse than the one before, so that the first epoch is the best."""
+    from deit_transfer.run import session
+
+    score, calls = session.head_scores, 0
+
+    def worse(predictions: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return {name: replace(s, top1=50.0 - calls) for name, s in score(predictions).items()}
+
+    session.head_scores = worse
