@@ -1,0 +1,225 @@
+"""Compare arms end to end, and see the demo's three acts at a much reduced length."""
+
+import json
+import shutil
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import pytest
+import tomli_w
+from photos import write_photos
+from PIL import Image
+from program import QUICK, Ended, run_program
+from traps import Strike
+
+from deit_transfer.errors import DataError
+from deit_transfer.recipe.loader import load_recipe, recipes_root
+from deit_transfer.run.compare import compare
+
+COMPARE = ("compare", "photos", *QUICK, "--from=runs/base")
+ARM_KEYS = {
+    "arm", "top1_mean", "top1_ci95", "top5_mean", "mean_per_class_mean", "loss_mean",
+    "images_seen_mean", "seconds_mean", "images_per_second_mean", "n", "runs", "reused",
+    "paper_top1", "paper_label", "ci_method",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, and a run on other classes to start from, runs/base."""
+    folder = tmp_path_factory.mktemp("compare")
+    write_photos(folder / "photos", size=16)
+    write_photos(folder / "other", classes=("ant", "bee"), size=16)
+    ended = run_program("scratch", "other", *QUICK, "--name=base", "--quiet", folder=folder)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(place: Path) -> Ended:
+    """The first comparison, of two seeds, which was killed in its last arm and gone on with."""
+    command = (*COMPARE, "--seeds=2", "--json")
+    in_the_last_arm = Strike("deit_transfer.run.session:Session.after_step", 20)
+    assert run_program(*command, folder=place, prepare=[in_the_last_arm]).code == -SIGKILL
+    return run_program(*command, folder=place)
+
+
+def runs_of(place: Path) -> set[str]:
+    return {path.parent.name for path in (place / "runs" / "photos").rglob("recipe.toml")}
+
+
+def test_both_arms_are_trained_with_every_seed_and_told(place: Path, first: Ended) -> None:
+    assert first.code == 0, first.err
+    told = first.json
+    assert [arm["arm"] for arm in told["arms"]] == ["scratch", "finetune"]
+    for arm in told["arms"]:
+        assert arm.keys() >= ARM_KEYS
+        assert arm["n"] == 2
+        assert [run["seed"] for run in arm["runs"]] == [0, 1]
+        assert arm["top1_mean"] == sum(run["top1"] for run in arm["runs"]) / 2
+        low, high = arm["top1_ci95"]
+        assert low <= arm["top1_mean"] <= high
+    assert told["delta"] == pytest.approx(
+        told["arms"][1]["top1_mean"] - told["arms"][0]["top1_mean"]
+    )
+    assert told["delta_ci95"][0] <= told["delta"] <= told["delta_ci95"][1]
+    assert 0 <= told["p_value"] <= 1
+    assert runs_of(place) == {f"{arm}-deit_micro-seed{n}" for arm in ("scratch", "finetune")
+                              for n in (0, 1)}  # fmt: skip
+
+
+def test_what_was_finished_before_the_kill_was_not_trained_again(first: Ended) -> None:
+    assert [arm["reused"] for arm in first.json["arms"]] == [2, 1]
+    assert "resumed at step" not in first.out
+
+
+def test_a_comparison_leaves_a_figure_and_a_report(place: Path, first: Ended) -> None:
+    folder = place / first.json["folder"]
+    with Image.open(folder / "curves.png") as figure:
+        assert min(figure.size) > 400
+    report = (folder / "report.md").read_text()
+    for expected in ("scratch", "finetune", "curves.png", "deit-transfer compare photos"):
+        assert expected in report
+    assert json.loads((folder / "comparison.json").read_text()) == first.json
+
+
+def test_a_second_call_trains_nothing_and_says_so(place: Path, first: Ended) -> None:
+    before = runs_of(place)
+    never = Strike("deit_transfer.engine.loop:train_step")
+    again = run_program(*COMPARE, "--seeds=2", folder=place, prepare=[never])
+    assert again.code == 0, again.err
+    assert again.out.count("reused: runs/photos/") == 4
+    assert runs_of(place) == before
+    assert "finetune - scratch" in again.out
+
+
+def test_equal_images_gives_both_arms_the_fine_tuned_ones(place: Path, first: Ended) -> None:
+    told = run_program(*COMPARE, "--budget=equal-images", "--epochs=1", "--json", folder=place).json
+    assert {arm["images_seen_mean"] for arm in told["arms"]} == {22}
+    assert told["budget"] == "equal-images"
+
+
+def test_equal_images_holds_for_recipes_of_other_lengths_and_batches(
+    place: Path, first: Ended
+) -> None:
+    schedules = {"scratch": "epochs = 7\nbatch_size = 6", "finetune": "epochs = 3\nbatch_size = 8"}
+    for arm, schedule in schedules.items():
+        own = f'extends = "{arm}/folder"\nmode = "{arm}"\n[schedule]\n{schedule}\n'
+        (place / f"{arm}.toml").write_text(own)
+    told = compare(
+        str(place / "photos"),
+        start=str(place / "runs" / "base"),
+        seeds=1,
+        out=place / "equal",
+        budget="equal-images",
+        recipe_names={arm: str(place / f"{arm}.toml") for arm in schedules},
+        overrides=OVERRIDES,
+    )
+    assert [arm["images_seen_mean"] for arm in told["arms"]] == [66, 66]
+    assert [arm["runs"][0]["epochs"] for arm in told["arms"]] == [3, 3]
+
+
+OVERRIDES: dict[str, Any] = {
+    "model.name": "deit_micro",
+    "model.resolution": 16,
+    "schedule.min_steps": 0,
+    "schedule.warmup_epochs": 0.5,
+    "optim.floor_lr": 0,
+    "optim.warmup_lr": 0,
+    "run.attention": "fused",
+    "run.device": "cpu",
+}
+
+
+def test_arms_that_would_see_other_data_are_refused(place: Path) -> None:
+    other = place / "other-split.toml"
+    other.write_text('extends = "scratch/folder"\nmode = "scratch"\n[data]\nsplit_seed = 5\n')
+    with pytest.raises(DataError, match="would not see the same data") as caught:
+        compare(
+            str(place / "photos"),
+            start=str(place / "runs" / "base"),
+            seeds=1,
+            out=place / "refused",
+            recipe_names={"scratch": str(other)},
+            overrides=OVERRIDES,
+        )
+    assert "[data]" in caught.value.hint
+    assert not (place / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--from=runs/bse",), 4, "nothing at runs/bse"),
+        (("--name=base",), 2, "runs/base exists already"),
+        (("--recipe=scratch/folder",), 2, "each arm with its own recipe"),
+        (("--budget=equal-images", "--time-budget=1"), 2, "contradict each other"),
+        (("--seeds=0",), 2, "--seeds"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_trained(
+    place: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    ended = run_program(*COMPARE, *arguments, "--seed=77", folder=place)
+    assert ended.code == code
+    assert said in ended.said
+    assert "Traceback" not in ended.err
+    assert not list((place / "runs").rglob("*seed77*"))
+
+
+@dataclass(frozen=True)
+class ShortRecipes:
+    """Look for recipes in another folder."""
+
+    folder: str
+
+    def __call__(self) -> None:
+        from deit_transfer.recipe import loader
+
+        loader.recipes_root = lambda: Path(self.folder)
+
+
+@pytest.fixture(scope="module")
+def short_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ShortRecipes]:
+    """A folder to run the demo in, and its recipes cut to a few steps."""
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(recipes_root(), folder / "recipes")
+    for recipe in (folder / "recipes" / "demo").glob("*.toml"):
+        values = tomllib.loads(recipe.read_text())
+        values["schedule"] = {"epochs": 2, "max_steps": 8}
+        values["model"] = {"resolution": 16}
+        recipe.write_text(tomli_w.dumps(values))
+    return folder, ShortRecipes(str(folder / "recipes"))
+
+
+def test_the_demo_pretrains_compares_and_names_what_to_type_next(
+    short_demo: tuple[Path, ShortRecipes],
+) -> None:
+    folder, short = short_demo
+    shown = run_program("demo", "--seeds=1", folder=folder, prepare=[short])
+    assert shown.code == 0, shown.err
+    for expected in (
+        "First act",
+        "Second act",
+        "finetune - scratch",
+        "a tiny DeiT",
+        "not on ImageNet",
+        "deit-transfer data check",
+        "deit-transfer compare",
+    ):
+        assert expected in shown.out
+    told = run_program("demo", "--seeds=1", "--json", folder=folder, prepare=[short])
+    assert [arm["reused"] for arm in told.json["arms"]] == [1, 1]
+    assert told.json["arms"][1]["arm"] == "finetune"
+    assert told.json["start"] == "the digits 0-4"
+
+
+def test_the_demo_is_of_disjoint_digits_and_equal_data() -> None:
+    pretraining, scratch, finetune = (
+        load_recipe(f"demo/{name}") for name in ("pretrain", "scratch", "finetune")
+    )
+    assert not set(pretraining.data.classes) & set(finetune.data.classes)
+    assert scratch.data == finetune.data
