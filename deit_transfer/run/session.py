@@ -104,12 +104,12 @@ class Session:
         self.progress.add(report)
         self.observer.step(report, self.blueprint.durations.total_steps)
         self._tell_replaced(replaced)
+        stopping = self.stop.requested(self.blueprint.world)
         if self._at_epoch_end():
+            # before the scoring, and not again after it: a resumed run scores the epoch anew
             self._save()
             self._end_epoch()
-        stopping = self.stop.requested(self.blueprint.world)
-        due = time.monotonic() - self._saved_at > 60 * self.blueprint.recipe.run.save_every_minutes
-        if stopping or self.blueprint.world.any(due):
+        elif stopping or self._save_is_due():
             self._save()
         if stopping:
             self.stop.check(self.blueprint.world)
@@ -227,6 +227,10 @@ class Session:
             "weights": weights,
             "value": values[weights],
         }
+
+    def _save_is_due(self) -> bool:
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return self.blueprint.world.any(minutes > self.blueprint.recipe.run.save_every_minutes)
 
     def _save(self) -> None:
         self.count_seconds()
