@@ -97,18 +97,35 @@ def predict(
     return _sorted(_joined(parts)[0])
 
 
-def head_scores(predictions: Predictions) -> dict[str, Scores]:
+def head_scores(predictions: Predictions, right: Tensor | None = None) -> dict[str, Scores]:
     """Score the class head, the distillation head and both together (late fusion).
 
     A model with one head has "class" and "joint" only, and they are equal.
+
+    Args:
+        predictions: Answers on N images.
+        right: (N, K) bool, all right answers of images that may have several, as in ImageNet-ReaL;
+            None where the label is the only one.
     """
-    class_head = Heads(predictions.class_logits, None)
-    named = {"class": scores(late_fusion(class_head), predictions.labels)}
+    heads = {"class": Heads(predictions.class_logits, None)}
     if predictions.distil_logits is not None:
-        distil_head = Heads(predictions.distil_logits, None)
-        named["distil"] = scores(late_fusion(distil_head), predictions.labels)
-    named["joint"] = scores(late_fusion(predictions.heads), predictions.labels)
+        heads["distil"] = Heads(predictions.distil_logits, None)
+    heads["joint"] = predictions.heads
+    named = {}
+    for name, answers in heads.items():
+        probabilities = late_fusion(answers)  # (N, K)
+        labels = predictions.labels if right is None else best_right(probabilities, right)
+        named[name] = scores(probabilities, labels)
     return named
+
+
+def best_right(probabilities: Tensor, right: Tensor) -> Tensor:
+    """Return, of each image's right answers, the one thought most likely, (N,).
+
+    An image counts as right when its likeliest class is any of its right ones, so this is the
+    label to score it by (Beyer et al. 2020, arXiv 2006.07159, section 4).
+    """
+    return probabilities.masked_fill(~right, -1.0).argmax(dim=-1)
 
 
 def scores(probabilities: Tensor, labels: Tensor) -> Scores:

@@ -66,7 +66,7 @@ def evaluate(
         "run": str(run),
         "dataset": title,
         **{key: earlier.get(key) for key in kept},
-        **score_facts(predictions),
+        **score_facts(predictions, test),
         "headline": recipe.data.headline,
         "notes": list(notes),
         "device": str(device),
@@ -91,5 +91,4 @@ def _in_run_classes(dataset: Dataset, class_names: tuple[str, ...]) -> ImageSet:
             f"{' ...' if len(class_names) > 10 else ''}",
         )
     renumbered = np.array([number[name] for name in dataset.class_names], dtype=np.int64)
-    test = dataset.splits["test"]
-    return test.relabel(renumbered[test.labels])
+    return dataset.splits["test"].renumber(renumbered)

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deit_transfer.analysis.statistics import wilson_interval
+from deit_transfer.batch import Heads
 from deit_transfer.data.contract import ImageSet
 from deit_transfer.engine.objectives import late_fusion
 from deit_transfer.engine.scoring import Predictions, head_scores
@@ -40,9 +42,13 @@ def finish(session: Session, *, teacher_top1: float | None) -> dict[str, Any]:
     return result
 
 
-def score_facts(predictions: Predictions) -> dict[str, Any]:
+def score_facts(predictions: Predictions, images: ImageSet) -> dict[str, Any]:
     """Return the scores of a split as plain values, in percent; `heads` for distilled models."""
-    heads = head_scores(predictions)
+    right = None
+    if images.label_sets is not None:
+        mask = images.label_sets.mask(predictions.class_logits.shape[1])
+        right = torch.from_numpy(mask)[predictions.indices]
+    heads = head_scores(predictions, right)
     joint = heads["joint"]
     interval = wilson_interval(round(joint.top1 * joint.n / 100), joint.n)
     facts: dict[str, Any] = {
@@ -89,10 +95,6 @@ def read_correct(path: Path) -> dict[str, bool]:
 def _joint_decisions(
     class_logits: NDArray[np.float32], distil_logits: NDArray[np.float32] | None
 ) -> NDArray[np.int64]:
-    import torch
-
-    from deit_transfer.batch import Heads
-
     distil = None if distil_logits is None else torch.from_numpy(distil_logits)
     return late_fusion(Heads(torch.from_numpy(class_logits), distil)).argmax(dim=-1).numpy()
 
@@ -113,7 +115,7 @@ def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) 
         "model": recipe.model.name,
         "start": recipe.model.start,
         "seed": recipe.run.seed,
-        **score_facts(predictions),
+        **score_facts(predictions, inputs.test),
         "headline": recipe.data.headline,
         "images_seen": progress.images_seen,
         "epochs": session.blueprint.durations.epochs,

@@ -136,3 +136,12 @@ def test_an_image_twice_and_no_image_are_refused(split: tuple[Tensor, Tensor]) -
         run(TwoHeads(), batches_of(images, labels, [0, 3, 1, 3], 2))
     with pytest.raises(ValueError, match="no image"):
         run(TwoHeads(), iter(()))
+
+
+def test_of_several_right_answers_the_likeliest_is_scored() -> None:
+    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [0.0, 1.0, 5.0]])
+    predictions = Predictions(torch.arange(3), torch.tensor([1, 2, 0]), logits, None)
+    right = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 1]], dtype=torch.bool)
+    # by the single labels all three are wrong; by the sets the first and the last are right
+    assert head_scores(predictions)["joint"].top1 == 0.0
+    assert head_scores(predictions, right)["joint"].top1 == pytest.approx(200 / 3)
