@@ -4,12 +4,14 @@ A process has its own memory, signals, files and exit code, as one started from 
 the seconds of importing torch are spent once.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
 import pty
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,10 +79,13 @@ class Ended:
 class Running:
     """Hold a process that was started."""
 
-    def __init__(self, process: Any, files: tuple[Path, Path], terminal: int | None) -> None:
+    def __init__(
+        self, process: Any, files: tuple[Path, Path], terminal: tuple[int, int] | None
+    ) -> None:
         self.process = process
         self._files = files
         self._terminal = terminal
+        self._shown = bytearray()
 
     def send(self, signum: signal.Signals) -> None:
         os.kill(self.process.pid, signum)
@@ -95,13 +100,24 @@ class Running:
 
     def end(self, *, seconds: float = 120.0) -> Ended:
         """Wait for the process to end."""
-        shown = b""
-        if self._terminal is not None:
-            shown = _read_terminal(self._terminal)
+        reader = threading.Thread(target=self._read_terminal)
+        reader.start()
         self.process.join(seconds)
+        if self._terminal is not None:
+            os.close(self._terminal[1])  # the last writer: the reader meets the end
+        reader.join()
         assert self.process.exitcode is not None, "the process did not end"
         out, err = (path.read_text(encoding="utf-8") for path in self._files)
-        return Ended(self.process.exitcode, out + shown.decode(), err)
+        return Ended(self.process.exitcode, out + self._shown.decode(), err)
+
+    def _read_terminal(self) -> None:
+        if self._terminal is None:
+            return
+        # Linux tells the end of a terminal by an error
+        with contextlib.suppress(OSError):
+            while part := os.read(self._terminal[0], 65536):
+                self._shown += part
+        os.close(self._terminal[0])
 
 
 def start_program(
@@ -127,26 +143,20 @@ def start_program(
     files = (streams / f"{number:04d}.out", streams / f"{number:04d}.err")
     for file in files:
         file.touch()
-    controller, terminal_name = None, None
-    if on_terminal:
-        controller, terminal = pty.openpty()
-        terminal_name = os.ttyname(terminal)
+    terminal = pty.openpty() if on_terminal else None
+    names = [os.ttyname(terminal[1])] * 2 if terminal else [str(file) for file in files]
     process = CONTEXT.Process(
         target=_run,
         args=(
             [str(argument) for argument in arguments],
             str(folder),
-            [terminal_name or str(file) for file in files],
+            names,
             dict(environment or {}),
             list(prepare),
         ),
     )
     process.start()
-    if on_terminal:
-        # the child opens it by name; our own copy would keep the terminal from ever ending
-        time.sleep(0.5)
-        os.close(terminal)
-    return Running(process, files, controller)
+    return Running(process, files, terminal)
 
 
 def run_program(
@@ -196,17 +206,3 @@ def _run(
     from deit_transfer.cli.app import main
 
     main()
-
-
-def _read_terminal(controller: int) -> bytes:
-    """Return all that was written to a terminal until its last writer closed it."""
-    shown = b""
-    while True:
-        try:
-            part = os.read(controller, 65536)
-        except OSError:  # Linux's way of telling the end of a terminal
-            part = b""
-        if not part:
-            os.close(controller)
-            return shown
-        shown += part

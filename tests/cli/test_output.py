@@ -1,0 +1,124 @@
+"""What a person sees and a program reads: two streams, 80 columns, colours on terminals only."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from program import QUICK, Ended, run_program
+
+RESULT_KEYS = {
+    "run", "mode", "dataset", "model", "start", "seed", "top1", "top5", "mean_per_class", "loss",
+    "images_seen", "epochs", "seconds", "images_per_second",
+}  # fmt: skip
+SCRATCH = ("scratch", "photos", *QUICK)
+ESCAPE = "\x1b"
+CURSOR_UP_OR_ERASE = re.compile(r"\x1b\[\d*[AK]")
+TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "80"}
+
+
+def plain_screens(text: str) -> bool:
+    return ESCAPE not in text and text.isascii() and max(map(len, text.splitlines())) <= 80
+
+
+def test_json_is_one_object_on_stdout_and_people_read_stderr(finished: Ended) -> None:
+    result = finished.json
+    assert result.keys() >= RESULT_KEYS
+    assert result["mode"] == "scratch"
+    assert result["dataset"] == "photos"
+    assert result["run"] == "runs/first"
+    for figure in ("top1", "top5", "mean_per_class"):
+        assert 0 <= result[figure] <= 100
+    assert result["top1"] > 50
+    assert "Train from scratch: deit_micro on photos" in finished.err
+    assert plain_screens(finished.err)
+
+
+def test_json_is_what_the_run_keeps(workplace: Path, finished: Ended) -> None:
+    kept = json.loads((workplace / "runs" / "first" / "result.json").read_text())
+    assert finished.json == kept
+
+
+def test_screens_in_a_file_are_plain_and_80_columns_wide(workplace: Path) -> None:
+    ended = run_program(*SCRATCH, "--epochs=3", folder=workplace)
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    assert plain_screens(ended.out)
+    for expected in (
+        "train 22, val 2, test 12",
+        "3: cat, dog, owl",
+        "nothing (random initialisation)",
+        "-> 6.25e-5 at batch 8",
+        "3 epochs, 9 steps, 66 images seen",
+        "  3/3 ",
+        "Result: deit_micro on photos",
+        "Wilson 95% interval",
+    ):
+        assert expected in ended.out, expected
+
+
+def test_quiet_leaves_the_result_only(workplace: Path) -> None:
+    ended = run_program(*SCRATCH, "--quiet", folder=workplace)
+    assert ended.out.startswith("Result: deit_micro on photos")
+    assert ended.err == ""
+
+
+def test_quiet_json_leaves_stderr_empty(workplace: Path) -> None:
+    ended = run_program(*SCRATCH, "--quiet", "--json", folder=workplace)
+    assert ended.json.keys() >= RESULT_KEYS
+    assert ended.err == ""
+
+
+def test_a_terminal_gets_colours_and_a_live_bar(workplace: Path) -> None:
+    shown = run_program(*SCRATCH, folder=workplace, on_terminal=True, environment=TERMINAL).out
+    assert "\x1b[1m" in shown
+    assert "img/s" in shown
+    assert "━" in shown
+    assert CURSOR_UP_OR_ERASE.search(shown)
+    visible = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r\n", "\n")
+    assert max(len(part) for part in re.split(r"[\r\n]", visible)) <= 80
+    # the cursor is given back
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
+
+
+def test_no_color_is_honoured_on_a_terminal(workplace: Path) -> None:
+    environment = {**TERMINAL, "NO_COLOR": "1"}
+    command = ("plan", *SCRATCH)
+    shown = run_program(*command, folder=workplace, on_terminal=True, environment=environment).out
+    assert "deit_micro on photos" in shown
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|9[0-7])m", shown)
+
+
+def test_force_color_colours_a_file_but_draws_no_bar_in_it(workplace: Path) -> None:
+    ended = run_program(*SCRATCH, folder=workplace, environment={"FORCE_COLOR": "1"})
+    assert ESCAPE in ended.out
+    assert not CURSOR_UP_OR_ERASE.search(ended.out)
+
+
+def test_errors_are_coloured_on_terminals_only(workplace: Path) -> None:
+    command = ("scratch", "photso")
+    shown = run_program(*command, folder=workplace, on_terminal=True, environment=TERMINAL)
+    assert "\x1b[1;31mError:\x1b[0m no dataset" in shown.out
+    assert ESCAPE not in run_program(*command, folder=workplace).err
+
+
+def test_a_path_in_an_error_stays_in_one_piece(workplace: Path) -> None:
+    path = "nowhere/" + "deep" * 30 + "/run"
+    assert path in run_program("evaluate", path, folder=workplace).err
+
+
+@pytest.mark.parametrize("command", [("recipes", "show", "scratch/digits"), ("recipes", "list")])
+def test_a_reader_that_stops_reading_causes_no_traceback(
+    workplace: Path, command: tuple[str, ...]
+) -> None:
+    ended = run_program(*command, folder=workplace, prepare=[close_the_reading_end])
+    assert "Traceback" not in ended.err
+    assert ended.code in (0, 1)
+
+
+def close_the_reading_end() -> None:
+    import os
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
