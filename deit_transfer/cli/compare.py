@@ -37,7 +37,10 @@ def compare(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train from scratch and from pretrained weights, and show both side by side."""
+    """Train from scratch and from pretrained weights, and show both side by side.
+
+    With --teacher, a third arm is fine-tuned with distillation.
+    """
     if flags.recipe is not None:
         raise UsageError(
             "compare trains each arm with its own recipe, so --recipe says too little",

@@ -18,7 +18,7 @@ from deit_transfer.report.figures import Series, curves_png
 from deit_transfer.report.markdown import comparison_markdown
 from deit_transfer.report.paper_figures import paper_top1
 from deit_transfer.run import assemble
-from deit_transfer.run.choose import choose_recipe
+from deit_transfer.run.choose import choose_recipe, distilled_form
 from deit_transfer.run.claim import find_by_key, run_key
 from deit_transfer.run.environment import describe_environment
 from deit_transfer.run.inputs import Inputs, load_inputs
@@ -38,7 +38,9 @@ FIGURE_FILE = "curves.png"
 REPORT_FILE = "report.md"
 GO_ON_COMPARING = "run the same command again to go on; what is finished is reused"
 Budget = Literal["recipe", "equal-images"]
-DEFAULT_ARMS: tuple[Mode, ...] = ("scratch", "finetune")
+# the mode of each arm; `distilled` is the fine-tuned one that also learns from a teacher
+ARMS: dict[str, Mode] = {"scratch": "scratch", "finetune": "finetune"}
+DISTILLED_ARM: dict[str, Mode] = {"distilled": "finetune"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def compare(
         budget: `recipe` gives each arm its own recipe's length; `equal-images` gives all arms
             the images of the fine-tuned one.
         recipe_names: Recipe by arm; the default recipes where not given.
-        overrides: Recipe settings for all arms, by dotted location.
+        overrides: Recipe settings for all arms, by dotted location; those of a teacher are for
+            a third arm, `distilled`, alone.
         labels: What a reader must know to judge the figures.
         start_name: What the start is called in tables; None takes its name or file name.
         observer: Who is told what happens.
@@ -89,15 +92,17 @@ def compare(
         raise UsageError(
             f"{out / name} exists already", hint="Give the new comparison another --name"
         )
+    teaching = {key for key in overrides or {} if key.startswith("distil.")}
+    untaught = {key: value for key, value in (overrides or {}).items() if key not in teaching}
     recipes = {
         arm: choose_recipe(
-            arm,
+            mode,
             dataset,
             recipe_name=(recipe_names or {}).get(arm),
-            start=start if arm == "finetune" else None,
-            overrides=overrides,
+            start=start if mode == "finetune" else None,
+            overrides=_taught(overrides or {}) if arm in DISTILLED_ARM else untaught,
         )
-        for arm in DEFAULT_ARMS
+        for arm, mode in (ARMS | DISTILLED_ARM if teaching else ARMS).items()
     }
     inputs = _shared_inputs(recipes)
     if budget == "equal-images":
@@ -107,7 +112,7 @@ def compare(
         arm: read_start(recipe.model.start, model_name=recipe.model.name)
         for arm, recipe in recipes.items()
     }
-    trained: dict[Mode, list[Trained]] = {arm: [] for arm in recipes}
+    trained: dict[str, list[Trained]] = {arm: [] for arm in recipes}
     first_seed = recipes["finetune"].run.seed
     for seed in range(first_seed, first_seed + seeds):
         for arm, recipe in recipes.items():
@@ -125,7 +130,16 @@ def compare(
     return _write(comparison, trained, inputs, recipes, out, name)
 
 
-def _shared_inputs(recipes: Mapping[Mode, Recipe]) -> Inputs:
+def _taught(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the distilled arm: a model that was named is taken distilled."""
+    model = overrides.get("model.name")
+    plain = model is not None and "distilled" not in model
+    if not plain or overrides.get("distil.through") == "class":
+        return dict(overrides)
+    return {**overrides, "model.name": distilled_form(str(model))}
+
+
+def _shared_inputs(recipes: Mapping[str, Recipe]) -> Inputs:
     """Load the data once; every arm's settings must describe the same images and splits."""
     settings = {arm: recipe.data for arm, recipe in recipes.items()}
     loaded = {arm: load_inputs(data) for arm, data in settings.items()}
@@ -140,7 +154,7 @@ def _shared_inputs(recipes: Mapping[Mode, Recipe]) -> Inputs:
     return first
 
 
-def _equal_images(recipes: dict[Mode, Recipe], num_images: int) -> dict[Mode, Recipe]:
+def _equal_images(recipes: dict[str, Recipe], num_images: int) -> dict[str, Recipe]:
     if any(recipe.run.time_budget_minutes is not None for recipe in recipes.values()):
         raise UsageError(
             "--budget equal-images and --time-budget contradict each other",
@@ -215,9 +229,9 @@ def _correct(folder: RunFolder, inputs: Inputs) -> NDArray[np.bool_]:
 
 def _write(
     comparison: dict[str, Any],
-    trained: Mapping[Mode, Sequence[Trained]],
+    trained: Mapping[str, Sequence[Trained]],
     inputs: Inputs,
-    recipes: Mapping[Mode, Recipe],
+    recipes: Mapping[str, Recipe],
     out: Path,
     name: str | None,
 ) -> dict[str, Any]:
