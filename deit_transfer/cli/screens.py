@@ -36,7 +36,7 @@ class TrainingScreen:
     def __init__(self, output: Output, *, several: bool = False) -> None:
         self._output = output
         self._several = several
-        self._headers_shown: set[str] = set()
+        self._headers_shown: set[tuple[str, ...]] = set()
         self._console = output.console
         # FORCE_COLOR asks for colours in a file, not for a bar that is drawn over and over
         shown_live = self._console.is_terminal and self._console.file.isatty()
@@ -73,9 +73,10 @@ class TrainingScreen:
         self._heading_shown = False
         self._recent.clear()
         # the seeds of one arm differ in nothing that the header says
-        if not self._several or facts.recipe not in self._headers_shown:
+        arm = (facts.mode, facts.model, facts.start, facts.recipe)
+        if not self._several or arm not in self._headers_shown:
             self._output.tell(run_header(facts))
-        self._headers_shown.add(facts.recipe)
+        self._headers_shown.add(arm)
 
     def step(self, report: StepReport, total_steps: int) -> None:
         self._recent = [*self._recent, (report.images, report.time_s)][-RATE_WINDOW_STEPS:]
