@@ -204,6 +204,11 @@ def micro_batch_size(recipe: Recipe, world: World) -> int:
     return recipe.schedule.micro_batch_size or -(-recipe.schedule.batch_size // world.size)
 
 
+def check_transforms(recipe: Recipe, classifier: Classifier) -> None:
+    """Build the training views once, for what only shows then: a policy that cannot be read."""
+    _training_transform(recipe, classifier.mean, classifier.resolution)
+
+
 def scoring_batches(
     recipe: Recipe,
     images: ImageSet,

@@ -62,6 +62,7 @@ def draw_blueprint(
     device = resolve_device(recipe.run.device, local_rank=world.local_rank)
     precision = resolve_precision(recipe.run.precision, device)
     classifier, load_report = assemble.network(recipe, inputs.class_names, start, device)
+    assemble.check_transforms(recipe, classifier)
     asked = agreed.attention if agreed is not None else recipe.run.attention
     attention = _settle_attention(asked, classifier, device, precision, world)
     durations = (

@@ -25,6 +25,7 @@ from deit_transfer.run.workdir import (
     create_numbered_folder,
     create_run_folder,
     find_runs,
+    taken,
 )
 
 AGREED_FILE = "agreed.json"
@@ -56,17 +57,30 @@ def run_key(recipe: Recipe, data_fingerprint: str, start: StartWeights) -> str:
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def claim_run_folder(
+def find_earlier_run(
     out: Path, name: str | None, recipe: Recipe, *, key: str, resume: bool, world: World
-) -> RunFolder:
-    """Return a new run folder, or with `resume` the one of the same key; the same in all ranks.
+) -> RunFolder | None:
+    """Return the run to go on with, the same in all ranks; None where a new one is to start.
 
     Raises:
-        UsageError: The named run exists and resume is not asked for, or it is another run.
+        UsageError: The name is taken: by another run, or by this one and resume is not asked for.
     """
-    folder = _claim(out, name, recipe, key, resume) if world.is_main else None
-    path = world.broadcast(str(folder) if folder else "")
-    return folder or RunFolder(Path(path))
+    found = _find_earlier(out, name, recipe, key, resume) if world.is_main else None
+    path = world.broadcast(str(found) if found is not None else "")
+    return RunFolder(Path(path)) if path else None
+
+
+def start_run_folder(
+    out: Path, name: str | None, recipe: Recipe, *, key: str, world: World
+) -> RunFolder:
+    """Make a new run folder, the same in all ranks; races for a name have one winner.
+
+    Raises:
+        UsageError: The name is taken.
+        ResourceError: The folder cannot be written.
+    """
+    folder = _start(out, name, recipe, key) if world.is_main else None
+    return RunFolder(Path(world.broadcast(str(folder))))
 
 
 def find_by_key(out: Path, key: str, *, finished: bool) -> RunFolder | None:
@@ -145,9 +159,7 @@ def _digest(start: StartWeights) -> str:
     return digest.hexdigest()
 
 
-def _claim(out: Path, name: str | None, recipe: Recipe, key: str, resume: bool) -> RunFolder:
-    if resume and (folder := _earlier_run(out, name, recipe, key)):
-        return folder
+def _start(out: Path, name: str | None, recipe: Recipe, key: str) -> RunFolder:
     dataset = Path(recipe.data.dataset).name
     automatic = f"{dataset}/{recipe.mode}-{recipe.model.name}-seed{recipe.run.seed}"
     if name is not None:
@@ -165,14 +177,20 @@ def _begin(folder: RunFolder, recipe: Recipe, key: str) -> None:
     folder.write_text(RECIPE_FILE, dump_recipe(recipe))
 
 
-def _earlier_run(out: Path, name: str | None, recipe: Recipe, key: str) -> RunFolder | None:
+def _find_earlier(
+    out: Path, name: str | None, recipe: Recipe, key: str, resume: bool
+) -> RunFolder | None:
     """Return the run to go on with: the one of that name, or an unfinished one of that key."""
     if name is None:
+        if not resume:
+            return None
         return find_by_key(out, key, finished=False) or find_by_key(out, key, finished=True)
     folder = RunFolder(out / name)
+    if not folder.path.exists():
+        return None
+    if not resume or not (folder.is_run or folder.was_cut_off_at_birth):
+        raise taken(folder)
     if not folder.is_run:
-        if not folder.was_cut_off_at_birth:
-            return None
         _begin(folder, recipe, key)
     if folder.read_json(KEY_FILE).get("key") != key:
         changed = _changes(load_recipe(str(folder.path / RECIPE_FILE)), recipe)

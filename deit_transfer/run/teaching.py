@@ -9,8 +9,6 @@ from torch import Tensor
 from deit_transfer.analysis.statistics import wilson_interval
 from deit_transfer.batch import Batch
 from deit_transfer.data.contract import ImageSet
-from deit_transfer.engine.distributed import World
-from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.scoring import head_scores
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import CheckpointError
@@ -18,9 +16,9 @@ from deit_transfer.models.classifier import Classifier, build_classifier
 from deit_transfer.models.start import IMAGENET, read_model, read_start
 from deit_transfer.models.surgery import load_start
 from deit_transfer.models.teacher import Teacher
-from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
 from deit_transfer.run.answers import answer
+from deit_transfer.run.blueprint import Blueprint
 from deit_transfer.run.inputs import Inputs
 from deit_transfer.run.teacher_cache import TeacherCache, describe_questions
 
@@ -48,38 +46,29 @@ class Teaching:
         return self.teacher(images) if self.cache is None else self.cache(images, batch)
 
 
-def find_teacher(
-    recipe: Recipe,
-    inputs: Inputs,
-    student: Classifier,
-    *,
-    epochs: int,
-    device: torch.device,
-    precision: Precision,
-    world: World,
-    stop: StopSignals,
-) -> Teaching | None:
+def find_teacher(blueprint: Blueprint, *, stop: StopSignals) -> Teaching | None:
     """Load and check the recipe's teacher; None where the recipe has none.
 
     Raises:
         CheckpointError: The teacher's classes are not the student's, or it knows no more of
             them than chance.
     """
+    recipe, inputs, student = blueprint.recipe, blueprint.inputs, blueprint.classifier
     name = recipe.distil.teacher
     if name is None:
         return None
-    classifier = _load(name, inputs, device)
+    classifier = _load(name, inputs, blueprint.device)
     # the held-out images that selection uses; where there are none, some of train
     checked, where = (inputs.val, "val") if inputs.val is not None else (inputs.train, "train")
     checked = checked.subset(range(0, len(checked), -(-len(checked) // CHECKED_IMAGES)))
     scores = head_scores(
         answer(
             classifier,
-            assemble.scoring_batches(recipe, checked, classifier, world),
+            assemble.scoring_batches(recipe, checked, classifier, blueprint.world),
             classifier=classifier,
-            device=device,
-            precision=precision,
-            world=world,
+            device=blueprint.device,
+            precision=blueprint.precision,
+            world=blueprint.world,
             stop=stop,
         )
     )["joint"]
@@ -95,7 +84,7 @@ def find_teacher(
                 data_fingerprint=inputs.fingerprint,
                 augment_seed=seed,
                 teacher=classifier,
-                epochs=epochs,
+                epochs=blueprint.durations.epochs,
             ),
             ask=teacher,
             num_images=len(inputs.train),

@@ -7,15 +7,16 @@ from typing import Any
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.loop import train_steps
 from deit_transfer.engine.stop import StopSignals
-from deit_transfer.models.start import StartWeights, read_start
+from deit_transfer.models.start import read_start
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
-from deit_transfer.run.blueprint import draw_blueprint
+from deit_transfer.run.blueprint import Blueprint, draw_blueprint
 from deit_transfer.run.claim import (
-    claim_run_folder,
+    find_earlier_run,
     read_agreed,
     record_blueprint,
     run_key,
+    start_run_folder,
     watch_status,
 )
 from deit_transfer.run.header import header_facts
@@ -23,7 +24,7 @@ from deit_transfer.run.inputs import Inputs, load_inputs
 from deit_transfer.run.observer import Observer, Silent
 from deit_transfer.run.result import finish
 from deit_transfer.run.session import Session
-from deit_transfer.run.teaching import find_teacher
+from deit_transfer.run.teaching import Teaching, find_teacher
 from deit_transfer.run.workdir import RESULT_FILE, RunFolder
 
 # torchrun passes on the Ctrl-C that the terminal has already sent to every process
@@ -66,34 +67,39 @@ def train(
         start = read_start(recipe.model.start, model_name=recipe.model.name)
         stop.check(world)
         key = run_key(recipe, inputs.fingerprint, start)
-        folder = claim_run_folder(out, name, recipe, key=key, resume=resume, world=world)
+        earlier = find_earlier_run(out, name, recipe, key=key, resume=resume, world=world)
+        if earlier is not None and (result := earlier.read_json(RESULT_FILE)):
+            result["run"] = str(earlier)  # as seen from here
+            observer.note(f"{earlier} is finished already: nothing is left to do")
+            observer.done(result)
+            return result
+
+        # All that can be wrong is found before there is a folder
+        agreed = read_agreed(earlier) if earlier is not None else None
+        blueprint = draw_blueprint(recipe, inputs, start, world=world, agreed=agreed)
+        teacher = find_teacher(blueprint, stop=stop)
+        folder = earlier or start_run_folder(out, name, recipe, key=key, world=world)
         with watch_status(folder, world):
-            result = folder.read_json(RESULT_FILE)
-            if result:
-                result["run"] = str(folder)  # as seen from here
-                observer.note(f"{folder} is finished already: nothing is left to do")
-            else:
-                result = _train(recipe, inputs, start, folder, observer, world, stop)
+            result = _train(blueprint, teacher, folder, observer, stop)
             observer.done(result)
             return result
 
 
 def _train(
-    recipe: Recipe,
-    inputs: Inputs,
-    start: StartWeights,
+    blueprint: Blueprint,
+    teacher: Teaching | None,
     folder: RunFolder,
     observer: Observer,
-    world: World,
     stop: StopSignals,
 ) -> dict[str, Any]:
-    # Device, network and length
-    blueprint = draw_blueprint(recipe, inputs, start, world=world, agreed=read_agreed(folder))
+    recipe, inputs, world = blueprint.recipe, blueprint.inputs, blueprint.world
     classifier, durations = blueprint.classifier, blueprint.durations
     record_blueprint(folder, blueprint)
     observer.header(header_facts(blueprint, folder=str(folder)))
+    if teacher is not None:
+        observer.note(teacher.description)
 
-    # Optimiser, average, teacher, and where an earlier attempt left off
+    # Optimiser, average, and where an earlier attempt left off
     session = Session(
         blueprint=blueprint,
         optimizer=assemble.optimizer(recipe, classifier),
@@ -103,18 +109,6 @@ def _train(
         observer=observer,
         stop=stop,
     )
-    teacher = find_teacher(
-        recipe,
-        inputs,
-        classifier,
-        epochs=durations.epochs,
-        device=blueprint.device,
-        precision=blueprint.precision,
-        world=world,
-        stop=stop,
-    )
-    if teacher is not None:
-        observer.note(teacher.description)
     session.resume()
 
     # The steps

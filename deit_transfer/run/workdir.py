@@ -146,17 +146,22 @@ def create_run_folder(out: Path, name: str) -> RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
     except FileExistsError:
-        if RunFolder(path).is_run:
-            raise UsageError(
-                f"There is a run in {path} already",
-                hint="Go on with it by --resume, or give the new run another --name",
-            ) from None
-        raise UsageError(
-            f"{path} exists already, and is no run", hint="Give the new run another --name"
-        ) from None
+        raise taken(RunFolder(path)) from None
     except OSError as error:
         raise _unwritable(path, error) from None
     return RunFolder(path)
+
+
+def taken(folder: RunFolder) -> UsageError:
+    """Return the error that a name is in use already."""
+    if folder.is_run:
+        return UsageError(
+            f"There is a run in {folder} already",
+            hint="Go on with it by --resume, or give the new run another --name",
+        )
+    return UsageError(
+        f"{folder} exists already, and is no run", hint="Give the new run another --name"
+    )
 
 
 def create_numbered_folder(out: Path, name: str) -> RunFolder:

@@ -61,6 +61,13 @@ class OutOfMemory:
         Classifier.forward = limited
 
 
+def nothing_to_decide() -> None:
+    """Come to the making of the run's folder at once."""
+    from deit_transfer.run import train
+
+    train.draw_blueprint = train.find_teacher = lambda *_given, **_named: None
+
+
 def every_score_is_worse() -> None:
     """Make each scoring a little worse than the one before, so that the first epoch is the best."""
     from deit_transfer.run import session

@@ -11,7 +11,7 @@ import json
 import random
 import time
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1, Signals
+from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from traps import Strike
 
 SESSION = "deit_transfer.run.session:Session"
 CHECKPOINT = "deit_transfer.engine.checkpoint"
+DECODE = "deit_transfer.data.decode_cache"
 RESULT = "deit_transfer.run.result"
 WORKDIR = "deit_transfer.run.workdir:RunFolder"
 TIMES = {"seconds", "images_per_second", "data_wait_percent"}
@@ -168,20 +169,19 @@ def test_two_workers_and_two_kills_end_in_the_same_bytes(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "signum", "code"),
+    ("name", "strike", "code"),
     [
-        (f"{SESSION}.after_step", SIGTERM, 75),
-        (f"{SESSION}.predict", SIGINT, 130),
-        ("deit_transfer.data.decode_cache:_decode_all", SIGUSR1, 75),
-        ("deit_transfer.run.blueprint:images_per_second", SIGTERM, 75),
+        ("stepping", Strike(f"{SESSION}.after_step", signals=(SIGTERM,)), 75),
+        ("scoring", Strike(f"{SESSION}.predict", signals=(SIGINT,)), 130),
+        # the first images that are decoded are those on which the teacher is checked
+        ("decoding", Strike(f"{DECODE}:_decode_all", 2, signals=(SIGUSR1,)), 75),
     ],
-    ids=["step", "scoring", "decoding", "timing"],
 )
 def test_a_signalled_run_saves_says_how_to_go_on_and_does(
-    place: Path, moment: str, signum: Signals, code: int
+    place: Path, name: str, strike: Strike, code: int
 ) -> None:
-    name = f"signal-{moment.rpartition('.')[2]}"
-    stopped = run_to_end(place, name, prepare=(Strike(moment, signals=(signum,)),))
+    (signum,) = strike.signals
+    stopped = run_to_end(place, name, prepare=(strike,))
     assert stopped.code == code
     assert f"Stopped by {signum.name}" in stopped.err
     assert "--resume" in stopped.err
@@ -193,9 +193,17 @@ def test_a_signalled_run_saves_says_how_to_go_on_and_does(
     assert traces(place / "runs" / name) == traces(place / "runs" / "whole")
 
 
-def test_a_signal_before_the_run_has_a_folder_leaves_nothing(place: Path) -> None:
-    early = Strike("deit_transfer.run.train:load_inputs", signals=(SIGTERM,))
-    stopped = run_to_end(place, "early", prepare=(early,))
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "deit_transfer.run.train:load_inputs",
+        "deit_transfer.run.blueprint:images_per_second",
+        f"{DECODE}:_decode_all",
+    ],
+    ids=["loading", "timing", "checking the teacher"],
+)
+def test_a_signal_before_the_run_has_a_folder_leaves_nothing(place: Path, moment: str) -> None:
+    stopped = run_to_end(place, "early", prepare=(Strike(moment, signals=(SIGTERM,)),))
     assert stopped.code == 75
     assert not (place / "runs" / "early").exists()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from signal import SIGKILL
 
 import pytest
-from incidents import NotANumber, OutOfMemory, SmallDisk, every_score_is_worse
+from incidents import NotANumber, OutOfMemory, SmallDisk, every_score_is_worse, nothing_to_decide
 from photos import write_photos
 from program import QUICK, run_program, start_program
 from traps import Strike
@@ -132,7 +132,8 @@ def states(place: Path) -> dict[str, str]:
 def test_twenty_runs_started_at_once_have_twenty_folders(place: Path) -> None:
     stop = Strike("deit_transfer.run.train:_train")
     started = [
-        start_program(*COMMAND, "--seed=20", folder=place, prepare=[stop]) for _ in range(20)
+        start_program(*COMMAND, "--seed=20", folder=place, prepare=[nothing_to_decide, stop])
+        for _ in range(20)
     ]
     assert [running.end().code for running in started] == [-SIGKILL] * 20
     folders = list((place / "runs" / "photos").glob("scratch-deit_micro-seed20*"))
