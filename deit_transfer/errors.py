@@ -1,17 +1,17 @@
 """Own every error a user can meet: message, hint and exit code. Print nothing.
 
-    DeitTransferError            1    something we did not foresee
-    ├── UsageError               2    a flag, name or combination that cannot be
-    │   └── RecipeError          2    a recipe with faults, all of them listed
-    ├── DataError                3    the dataset is missing, incomplete or contradictory
-    │   └── ImageError           3    one image cannot be decoded
-    ├── CheckpointError          4    weights or a run's state cannot be used
-    ├── DivergedError            5    the loss or a gradient is not finite
-    ├── ResourceError            6    memory or disk is exhausted
-    ├── RunLockedError           7    another process is working in the run folder
-    └── StoppedError                  asked to stop; the state is saved
-        ├── Preempted           75    SIGTERM or SIGUSR1: run the same command again
-        └── Interrupted        130    Ctrl-C
+DeitTransferError            1    something we did not foresee
+├── UsageError               2    a flag, name or combination that cannot be
+│   └── RecipeError          2    a recipe with faults, all of them listed
+├── DataError                3    the dataset is missing, incomplete or contradictory
+│   └── ImageError           3    one image cannot be decoded
+├── CheckpointError          4    weights or a run's state cannot be used
+├── DivergedError            5    the loss or a gradient is not finite
+├── ResourceError            6    memory or disk is exhausted
+├── RunLockedError           7    another process is working in the run folder
+└── StoppedError                  asked to stop; the state is saved
+    ├── Preempted           75    SIGTERM or SIGUSR1: run the same command again
+    └── Interrupted        130    Ctrl-C
 """
 
 import difflib

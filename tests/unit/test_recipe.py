@@ -126,7 +126,7 @@ def test_assignments_are_read_as_toml_and_else_as_text() -> None:
     assert parse_assignment("optim.ema=false") == ("optim.ema", False)
     assert parse_assignment("distil.kind=hard") == ("distil.kind", "hard")
     assert parse_assignment("optim.betas=[0.9, 0.98]") == ("optim.betas", [0.9, 0.98])
-    with pytest.raises(UsageError, match="section.key=value"):
+    with pytest.raises(UsageError, match=r"section\.key=value"):
         parse_assignment("optim.peak_lr")
 
 
