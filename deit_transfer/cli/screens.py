@@ -1,5 +1,6 @@
 """Own what a training run looks like while it runs: header, live bar, growing epoch table."""
 
+import os
 import time
 from typing import Any
 
@@ -116,6 +117,11 @@ class TrainingScreen:
             self._output.tell(result_line(result))
         elif not self._output.as_json:
             self._output.show(result_table(result))
+
+    def leave(self) -> None:
+        # straight to the terminal: whoever was interrupted may hold the console's lock
+        if self._live:
+            os.write(self._console.file.fileno(), b"\x1b[?25h\n")
 
     def _show_bar(self, title: str, facts: str, done: int, total: int) -> None:
         if self._task is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deit_transfer.engine.distributed import World
 from deit_transfer.errors import ResourceError, StoppedError, UsageError
-from deit_transfer.models.start import StartWeights
+from deit_transfer.models.start import WEIGHTS_FILE, StartWeights
 from deit_transfer.recipe.durations import Durations
 from deit_transfer.recipe.loader import differing_values, dump_recipe, load_recipe
 from deit_transfer.recipe.schema import Recipe
@@ -45,14 +45,16 @@ PLACE_SETTINGS = {
 
 
 def run_key(recipe: Recipe, data_fingerprint: str, start: StartWeights) -> str:
-    """Return what names a result: settings that decide it, the data, and the start's weights."""
+    """Return what names a result: settings that decide it, the data, and all weights it needs."""
     values = recipe.model_dump(mode="json", exclude={"title", "evidence", "sources"})
     for location in PLACE_SETTINGS:
         section, _, name = location.partition(".")
         values[section].pop(name, None)
-    # the fingerprint and the digest name them better than a path does
+    # the fingerprint and the digests name them better than a path does
     values["data"].pop("dataset")
     values["model"].pop("start")
+    if recipe.distil.teacher is not None:
+        values["distil"]["teacher"] = _teacher_digest(recipe.distil.teacher)
     described = json.dumps([values, data_fingerprint, _digest(start)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 
@@ -157,6 +159,15 @@ def _digest(start: StartWeights) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().view(-1).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _teacher_digest(teacher: str) -> str:
+    """Return what names a teacher's weights; a network given by name has its published ones."""
+    weights = Path(teacher) / WEIGHTS_FILE
+    if not weights.is_file():
+        return teacher
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _start(out: Path, name: str | None, recipe: Recipe, key: str) -> RunFolder:

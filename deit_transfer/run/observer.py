@@ -30,6 +30,9 @@ class Observer(Protocol):
     def done(self, result: dict[str, Any]) -> None:
         """Hear the result."""
 
+    def leave(self) -> None:
+        """Hear, within a signal handler, that the process is about to end at once."""
+
 
 class Silent:
     """Listen to nothing."""
@@ -47,3 +50,5 @@ class Silent:
     def epoch(self, record: dict[str, Any]) -> None: ...
 
     def done(self, result: dict[str, Any]) -> None: ...
+
+    def leave(self) -> None: ...

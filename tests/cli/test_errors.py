@@ -12,7 +12,7 @@ import pytest
 import torch
 from photos import write_photos
 from program import QUICK, Ended, run_program
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from traps import Strike
 
 USAGE, DATA, WEIGHTS, DISK, STOPPED, CTRL_C = 2, 3, 4, 6, 75, 130
@@ -336,6 +336,34 @@ def test_resuming_on_other_images_says_so(workplace: Path, finished: Ended) -> N
     write_photos(workplace / "more", size=20)
     command = ("scratch", "more", *QUICK, "--epochs=6", "--lr=0.05", "--name=first", "--resume")
     refused(Case(command, USAGE, ("data.dataset was", "photos and is", "more")), workplace)
+
+
+def test_resuming_with_a_retrained_teacher_is_refused(workplace: Path, finished: Ended) -> None:
+    shutil.copytree(workplace / "runs" / "first", workplace / "teacher")
+    command = (*SCRATCH, "--model=deit_micro_distilled", "--set=distil.teacher=teacher",
+               "--set=distil.kind=hard", "--name=pupil", "--quiet")  # fmt: skip
+    ended = run_program(*command, folder=workplace)
+    assert ended.code == 0, ended.err
+    weights = workplace / "teacher" / "weights.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, weights)
+    said = ("runs/pupil was started with another", "the weights have changed")
+    refused(Case((*command, "--resume"), USAGE, said), workplace)
+
+
+def test_json_keeps_stdout_empty_when_there_is_nothing_to_tell(workplace: Path) -> None:
+    for command in (("scratch", "nowhere"), ("evaluate", "nowhere"), ("compare", "nowhere")):
+        ended = run_program(*command, "--json", folder=workplace)
+        assert ended.code in (USAGE, DATA)
+        assert ended.out == ""
+
+
+def test_a_check_tells_programs_what_is_wrong_and_exits_3(tmp_path: Path) -> None:
+    with_bad_test_images(write_photos(tmp_path / "photos", size=16))
+    ended = run_program("data", "check", "photos", "--json", folder=tmp_path)
+    assert ended.code == DATA
+    assert len(ended.json["problems"]) == 2
+    assert "photos has 2 problems" in ended.said
 
 
 @pytest.mark.parametrize(("signum", "code"), [(SIGINT, CTRL_C), (SIGTERM, STOPPED)])

@@ -3,9 +3,11 @@
 import json
 import re
 from pathlib import Path
+from signal import SIGINT
 
 import pytest
 from program import QUICK, Ended, run_program
+from traps import Strike
 
 RESULT_KEYS = {
     "run", "mode", "dataset", "model", "start", "seed", "top1", "top5", "mean_per_class", "loss",
@@ -79,6 +81,15 @@ def test_a_terminal_gets_colours_and_a_live_bar(workplace: Path) -> None:
     assert max(len(part) for part in re.split(r"[\r\n]", visible)) <= 80
     # the cursor is given back
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l")
+
+
+def test_a_second_ctrl_c_gives_the_cursor_back(workplace: Path) -> None:
+    twice = Strike("deit_transfer.run.session:Session.after_step", 2, signals=(SIGINT, SIGINT))
+    shown = run_program(
+        *SCRATCH, folder=workplace, on_terminal=True, environment=TERMINAL, prepare=[twice]
+    )
+    assert shown.code == 130
+    assert shown.out.rfind("\x1b[?25h") > shown.out.rfind("\x1b[?25l") >= 0
 
 
 def test_no_color_is_honoured_on_a_terminal(workplace: Path) -> None:
