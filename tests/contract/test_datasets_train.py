@@ -1,16 +1,19 @@
 """Every dataset's miniature is trained on for two steps by its recipes, tuned and from scratch."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from miniatures import (
+    REAL_ANSWERS,
     cars,
     flowers,
     hub_folder,
     imagenet,
+    imagenet_real,
     imagenet_v2,
     inat,
     parquet,
@@ -185,6 +188,27 @@ def test_what_only_scores_is_scored_by_name_and_not_trained_on(known, monkeypatc
     with pytest.raises(DataError, match="imagenet-v2 has no train images") as caught:
         load_inputs(quick("scratch", "imagenet-v2", tmp_path / "v2").data)
     assert caught.value.hint.endswith("deit-transfer evaluate RUN imagenet-v2")
+
+
+def test_any_of_several_right_answers_is_right(tmp_path, monkeypatch):
+    adapter = imagenet_real(tmp_path / "real")
+    for split in ("train", "test"):
+        write_tree(tmp_path / "own" / split, [*adapter.class_names[::-1], "other"], 2)
+    run = train(quick("scratch", str(tmp_path / "own")), out=tmp_path / "runs")
+
+    def top1(answers):
+        known = {"imagenet-real": replace(adapter, answers=answers)}
+        monkeypatch.setattr(catalog, "_adapters", lambda: known)
+        place = {"data.data_dir": str(tmp_path / "real")}
+        result = evaluate(Path(run["run"]), "imagenet-real", overrides=place)
+        assert result["num_test_images"] == sum(map(bool, answers))
+        return result["top1"]
+
+    single = [top1(((label,),) * 8) for label in range(4)]
+    assert sum(single) <= 100  # the fifth class of the run is right for none
+    assert top1(((0, 2),) * 8) == pytest.approx(single[0] + single[2])
+    assert top1(((0, 1, 2, 3),) * 8) == pytest.approx(sum(single))
+    assert top1(REAL_ANSWERS) <= 100
 
 
 def test_one_dataset_through_three_doors(tmp_path, monkeypatch):
