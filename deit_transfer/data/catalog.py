@@ -174,9 +174,11 @@ def _point_to_address(folder: Path, prefixes: Mapping[str, str]) -> None:
 
 def _folders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir())[:_MOST_LOOKED_AT]
+        with os.scandir(folder) as entries:  # knows folders from files without asking each
+            found = [Path(entry.path) for entry in entries if entry.is_dir()]
     except OSError:
         return []
+    return sorted(found)[:_MOST_LOOKED_AT]
 
 
 def _load_folder(path: str, *, for_evaluation: bool) -> Dataset:
