@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check format lint types layers
+.PHONY: setup demo test check format lint types layers recipe-page
 
 setup: $(READY)
 
@@ -30,6 +30,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+recipe-page: $(READY)
+	$(BIN)/python -m deit_transfer.recipe.table > recipes/README.md
 
 layers: $(READY)
 	$(BIN)/lint-imports

@@ -16,6 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from timm.data import ImageNetInfo
 from torch import Tensor
 
 from deit_transfer.errors import CheckpointError, ResourceError, UsageError, did_you_mean
@@ -33,6 +34,7 @@ WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 
 NONE = "none"
+IMAGENET_CLASSES = 1000
 IMAGENET = "imagenet"
 LOCAL_DIR = "local-dir:"
 HF_HUB = "hf-hub:"
@@ -184,7 +186,14 @@ def _read_imagenet(model_name: str, cache_dir: Path | None) -> StartWeights:
     variant = find_variant(model_name)
     path, source = find_published_weights(variant, cache_dir=cache_dir)
     state_dict = _finite(read_weights_file(path), path)
-    return StartWeights(state_dict, f"the published ImageNet weights {source}", variant.name)
+    origin = f"the published ImageNet weights {source}"
+    names = _imagenet_class_names() if variant.num_classes == IMAGENET_CLASSES else None
+    return StartWeights(state_dict, origin, variant.name, class_names=names)
+
+
+def _imagenet_class_names() -> tuple[str, ...]:
+    """Return the 1000 synsets in label order: the names of the published heads' classes."""
+    return tuple(ImageNetInfo().label_names())
 
 
 def _read_folder(folder: Path) -> StartWeights:

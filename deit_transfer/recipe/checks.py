@@ -65,8 +65,6 @@ def _data_faults(recipe: Recipe) -> list[str]:
     faults = []
     if data.train_limit is not None and data.fraction is not None:
         faults.append("data.fraction: give either train_limit or fraction, not both")
-    if data.select == "val" and data.val_fraction == 0:
-        faults.append("data.select: 'val' needs data.val_fraction above 0; choose 'last'")
     return faults
 
 

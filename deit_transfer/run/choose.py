@@ -8,6 +8,8 @@ from deit_transfer.errors import UsageError
 from deit_transfer.recipe.loader import default_recipe_name, load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
 
+ADDRESS_PREFIXES = ("hf:", "wds:", "local-dir:")
+
 
 def choose_recipe(
     mode: Mode,
@@ -69,7 +71,8 @@ def distilled_form(name: str) -> str:
 
 
 def _full_path(name: str) -> str:
-    """Return an existing path in full, so that a run can be repeated from anywhere."""
-    path = Path(name).expanduser()
+    """Return an existing path in full, also behind `hf:` or `wds:`, to repeat it from anywhere."""
+    prefix = next((start for start in ADDRESS_PREFIXES if name.startswith(start)), "")
+    path = Path(name.removeprefix(prefix)).expanduser()
     looks_like_path = path.exists() and (path.is_dir() or path.is_file())
-    return str(path.resolve()) if looks_like_path else name
+    return f"{prefix}{path.resolve()}" if looks_like_path else name

@@ -131,6 +131,7 @@ def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
             "notes": list(inputs.dataset.notes),
             "counts": inputs.counts,
             "fingerprint": inputs.fingerprint,
+            "label_fingerprint": inputs.label_fingerprint,
         },
     )
     origin = {"start": blueprint.recipe.model.start, "origin": blueprint.start.origin}

@@ -72,6 +72,11 @@ def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> I
         share = min(settings.val_fraction, settings.val_limit / len(train))
         train_part, val_part = carve_val(train.labels, fraction=share, seed=settings.split_seed)
         train, val = train.subset(train_part), train.subset(val_part)
+    if val is None and settings.select == "val":
+        raise UsageError(
+            "data.select = 'val' needs validation images; data.val_fraction = 0 sets none aside",
+            hint="--set data.val_fraction=0.1, or --set data.select=last",
+        )
     splits: dict[Split, ImageSet] = {"train": train, "test": dataset.splits["test"]}
     if val is not None:
         splits["val"] = val

@@ -21,6 +21,7 @@ from deit_transfer.recipe.loader import (
 )
 from deit_transfer.recipe.schema import Schedule
 from deit_transfer.recipe.show import annotated_toml
+from deit_transfer.recipe.table import recipe_page
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -73,7 +74,6 @@ def test_three_faults_are_listed_at_once_with_suggestions(tmp_path: Path) -> Non
         ({"schedule": {"micro_batch_size": 128}}, "schedule.micro_batch_size"),
         ({"schedule": {"progressive": [[112, 1.0]]}}, "schedule.progressive"),
         ({"data": {"train_limit": 10, "fraction": 0.5}}, "data.fraction"),
-        ({"data": {"val_fraction": 0.0}}, "data.select"),
         ({"distil": {"kind": "hard", "through": "class"}}, "distil.teacher"),
         ({"distil": {"teacher": "runs/x"}}, "distil.kind"),
         ({"distil": {"kind": "hard", "teacher": "runs/x"}}, "model.name"),
@@ -166,3 +166,8 @@ def test_progressive_stages_come_in_order_and_end_at_the_full_resolution() -> No
     schedule = Schedule(progressive=((96, 0.5), (128, 0.25)))
     seen = [resolution_at(schedule, epoch=e, epochs=8, resolution=224) for e in range(8)]
     assert seen == [96] * 4 + [128] * 2 + [224] * 2
+
+
+def test_the_page_of_recipes_says_what_the_recipes_say() -> None:
+    page = (recipes_root() / "README.md").read_text(encoding="utf-8")
+    assert page == recipe_page(), "python -m deit_transfer.recipe.table > recipes/README.md"
