@@ -19,7 +19,8 @@ SETTINGS = [
     "--device", "cpu", "--precision", "fp32", "--json", "--quiet",
     "--set", "schedule.micro_batch_size=4", "--set", "schedule.min_steps=0",
     "--set", "schedule.warmup_epochs=0.5", "--set", "schedule.progressive=[]",
-    "--set", "data.val_fraction=0.2", "--set", "optim.name=sgd", "--set", "optim.peak_lr=0.5", "--set", "run.attention=plain", "--set", "augment.mixup=0.8", "--set", "augment.cutmix=1.0",
+    "--set", "data.val_fraction=0.2", "--set", "optim.name=sgd", "--set", "optim.peak_lr=0.5",
+    "--set", "run.attention=plain", "--set", "augment.mixup=0.8", "--set", "augment.cutmix=1.0",
 ]  # fmt: skip
 
 
