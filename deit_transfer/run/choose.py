@@ -8,6 +8,13 @@ from deit_transfer.errors import UsageError
 from deit_transfer.recipe.loader import default_recipe_name, load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
 
+COMMANDS: dict[Mode, str] = {
+    "finetune": "finetune",
+    "scratch": "scratch",
+    "pretrain": "pretrain",
+    "teacher": "teacher fit",
+}
+PAPER_SOFT_ALPHA = 0.1  # lambda, section 4
 ADDRESS_PREFIXES = ("hf:", "wds:", "local-dir:")
 
 
@@ -31,11 +38,13 @@ def choose_recipe(
         values["model.start"] = _full_path(start)
     if "distil.teacher" in values:
         values = _with_teacher(values, name)
+    if "schedule.epochs" in values:
+        values = _with_epochs(values, load_recipe(name))
     recipe = load_recipe(name, overrides=values)
     if recipe.mode != mode:
         raise UsageError(
             f"The recipe {name} is for '{recipe.mode}', not '{mode}'",
-            hint=f"deit-transfer {recipe.mode} {dataset} --recipe {name}",
+            hint=f"deit-transfer {COMMANDS[recipe.mode]} {dataset} --recipe {name}",
         )
     if mode == "finetune" and recipe.model.start == "none":
         raise UsageError(
@@ -51,6 +60,15 @@ def choose_recipe(
     return recipe
 
 
+def _with_epochs(values: dict[str, Any], base: Recipe) -> dict[str, Any]:
+    """Let epochs that were asked for hold: no longer run, and a warm-up of the same share."""
+    epochs = values["schedule.epochs"]
+    shorter = isinstance(epochs, int) and 0 < epochs < base.schedule.epochs
+    share = epochs / base.schedule.epochs if shorter else 1.0
+    warmup_epochs = base.schedule.warmup_epochs * share
+    return {"schedule.min_steps": 0, "schedule.warmup_epochs": warmup_epochs, **values}
+
+
 def _with_teacher(values: dict[str, Any], recipe_name: str) -> dict[str, Any]:
     """Complete what a teacher implies: hard distillation, and the model's distilled form.
 
@@ -58,6 +76,8 @@ def _with_teacher(values: dict[str, Any], recipe_name: str) -> dict[str, Any]:
     """
     completed = {"distil.kind": "hard", **values}
     completed["distil.teacher"] = _full_path(str(values["distil.teacher"]))
+    if completed["distil.kind"] == "soft":
+        completed = {"distil.alpha": PAPER_SOFT_ALPHA, **completed}
     through_class = values.get("distil.through") == "class"
     if "model.name" not in values and not through_class:
         own = load_recipe(recipe_name).model.name

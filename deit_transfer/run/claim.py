@@ -127,7 +127,7 @@ def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
         {
             "dataset": inputs.name,
             "layout": inputs.dataset.layout,
-            "root": str(inputs.dataset.root),
+            "root": str(inputs.dataset.root) if inputs.dataset.root is not None else None,
             "notes": list(inputs.dataset.notes),
             "counts": inputs.counts,
             "fingerprint": inputs.fingerprint,

@@ -15,7 +15,7 @@ from deit_transfer.run.inputs import load_inputs
 def plan(recipe: Recipe, *, out: Path) -> HeaderFacts:
     """Return what a run would do; reads data and weights, times the network, writes nothing."""
     with StopSignals(hint="") as stop:
-        inputs = load_inputs(recipe.data)
+        inputs = load_inputs(recipe.data, progress=lambda done, total: stop.check())
         start = read_start(recipe.model.start, model_name=recipe.model.name)
         stop.check()
         blueprint = draw_blueprint(recipe, inputs, start, world=World())

@@ -8,8 +8,10 @@ first run stores, later ones look up; both use the stored form, so their results
     epoch-00003.npy     one record per (index, repetition)
 """
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,16 +86,18 @@ class TeacherCache:
         """Return the records (N, R) of an epoch, kept open while it lasts."""
         if epoch not in self._open:
             path = self._folder / f"epoch-{epoch:05d}.npy"
-            exists = path.exists()
-            self._open = {
-                epoch: open_memmap(
-                    path,
-                    mode="r+" if exists else "w+",
-                    dtype=None if exists else self._dtype(),
-                    shape=None if exists else self._shape,
-                )
-            }
+            if not path.exists():
+                self._create(path)
+            self._open = {epoch: open_memmap(path, mode="r+")}
         return self._open[epoch]
+
+    def _create(self, path: Path) -> None:
+        """Make an epoch's empty file; of several processes, one makes it and all use it."""
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+        open_memmap(temporary, mode="w+", dtype=self._dtype(), shape=self._shape).flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
 
     def _dtype(self) -> np.dtype[Any]:
         if self._top_k is None:
@@ -138,7 +142,14 @@ class TeacherCache:
 
 
 def describe_questions(
-    recipe: Recipe, *, data_fingerprint: str, augment_seed: int, teacher: Classifier, epochs: int
+    recipe: Recipe,
+    *,
+    data_fingerprint: str,
+    augment_seed: int,
+    teacher: Classifier,
+    student: Classifier,
+    micro_batch_size: int,
+    epochs: int,
 ) -> dict[str, Any]:
     """Return everything that decides what a teacher is shown, and by what it is answered."""
     schedule = recipe.schedule
@@ -150,8 +161,9 @@ def describe_questions(
         "augment": recipe.augment.model_dump(mode="json", exclude={"seed"}),
         "augment_seed": augment_seed,
         "batch_size": schedule.batch_size,
-        "micro_batch_size": schedule.micro_batch_size,
-        "resolution": recipe.model.resolution,
+        "micro_batch_size": micro_batch_size,
+        "resolution": student.resolution,
+        "colours": [list(student.mean), list(student.std)],
         "progressive": [list(stage) for stage in schedule.progressive],
         "epochs": epochs if schedule.progressive else None,
         "compat": recipe.compat,

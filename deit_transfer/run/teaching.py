@@ -84,6 +84,8 @@ def find_teacher(blueprint: Blueprint, *, stop: StopSignals) -> Teaching | None:
                 data_fingerprint=inputs.fingerprint,
                 augment_seed=seed,
                 teacher=classifier,
+                student=student,
+                micro_batch_size=assemble.micro_batch_size(recipe, blueprint.world),
                 epochs=blueprint.durations.epochs,
             ),
             ask=teacher,
