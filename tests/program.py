@@ -4,6 +4,7 @@ A process has its own memory, signals, files and exit code, as one started from 
 the seconds of importing torch are spent once.
 """
 
+import atexit
 import contextlib
 import json
 import multiprocessing
@@ -103,10 +104,13 @@ class Running:
         reader = threading.Thread(target=self._read_terminal)
         reader.start()
         self.process.join(seconds)
+        ended_itself = self.process.exitcode is not None
+        self.process.kill()
+        self.process.join()
         if self._terminal is not None:
             os.close(self._terminal[1])  # the last writer: the reader meets the end
         reader.join()
-        assert self.process.exitcode is not None, "the process did not end"
+        assert ended_itself, "the process did not end"
         out, err = (path.read_text(encoding="utf-8") for path in self._files)
         return Ended(self.process.exitcode, out + self._shown.decode(), err)
 
@@ -156,6 +160,8 @@ def start_program(
         ),
     )
     process.start()
+    # a test that fails before it has waited must not keep all tests from ending
+    atexit.register(process.kill)
     return Running(process, files, terminal)
 
 
