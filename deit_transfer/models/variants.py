@@ -208,7 +208,9 @@ def check_patch_grid(*, name: str, resolution: int, patch_size: int) -> None:
 
 def _unknown_model(name: str, timm_names: list[str]) -> UsageError:
     """Return the error for a name that nothing matches, with the closest ones."""
-    suggestion = did_you_mean(name, dict.fromkeys([*VARIANTS, *timm_names]))
+    # a DeiT is looked for in the table: among timm's thousand names something is always close
+    choices = VARIANTS if name.startswith("deit") else dict.fromkeys([*VARIANTS, *timm_names])
+    suggestion = did_you_mean(name, choices)
     return UsageError(
         f"Unknown model {name!r}; choose one of {', '.join(VARIANTS)}, or any name timm knows.",
         hint=suggestion or "timm.list_models() lists timm's names.",
