@@ -112,8 +112,12 @@ class Augment(Section):
     seed: int | None = Field(
         default=None, ge=0, description="Seed of order, views and mixing; left out: the run's."
     )
-    crop_pct: float = Field(
-        default=0.9, gt=0, le=1, description="Share of the side kept by the evaluation crop."
+    crop_pct: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the side kept by the evaluation crop; left out: 0.9, or the "
+        "reference code's 0.875 under compat.",
     )
 
 
@@ -240,7 +244,8 @@ class Recipe(Section):
     title: str = Field(default="", description="One line for lists.")
     mode: Mode = Field(description="finetune, scratch, pretrain or teacher.")
     compat: Literal["none", "deit"] = Field(
-        default="none", description="`deit`: the reference code's semantics, point by point."
+        default="none",
+        description="`deit`: the reference code's schedule, soft loss, epochs and crop.",
     )
     data: Data = Data()
     model: Model = Model()

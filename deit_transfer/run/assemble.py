@@ -32,6 +32,8 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run.inputs import Inputs
 
 MAX_AUTO_WORKERS = 8
+DEFAULT_CROP = 0.9  # timm's configuration of the published DeiT weights
+REFERENCE_CROP = 0.875  # facebookresearch/deit main.py, --eval-crop-ratio
 
 
 def network(
@@ -220,7 +222,7 @@ def scoring_batches(
     return eval_batches(
         images,
         transform=eval_transform(
-            resolution=classifier.resolution, crop_pct=recipe.augment.crop_pct
+            resolution=classifier.resolution, crop_pct=evaluation_crop(recipe)
         ),
         batch_size=recipe.run.eval_batch_size,
         workers=num_workers(recipe, world),
@@ -231,6 +233,13 @@ def scoring_batches(
         pin_memory=_on_gpu(classifier),
         progress=progress,
     )
+
+
+def evaluation_crop(recipe: Recipe) -> float:
+    """Return the share of the side that the evaluation crop keeps."""
+    if recipe.augment.crop_pct is not None:
+        return recipe.augment.crop_pct
+    return REFERENCE_CROP if recipe.compat == "deit" else DEFAULT_CROP
 
 
 def num_workers(recipe: Recipe, world: World) -> int:

@@ -1,0 +1,38 @@
+"""Where settings meet classes: the evaluation crop, the micro-batch, the seed of the views."""
+
+import pytest
+
+from deit_transfer.engine.distributed import World
+from deit_transfer.recipe.loader import check_values
+from deit_transfer.run import assemble
+
+
+def recipe_with(**sections: object) -> assemble.Recipe:
+    return check_values({"mode": "finetune", **sections}, where="test")
+
+
+@pytest.mark.parametrize(
+    ("sections", "crop"),
+    [
+        ({}, 0.9),
+        ({"compat": "deit"}, 0.875),
+        ({"augment": {"crop_pct": 1.0}}, 1.0),
+        ({"compat": "deit", "augment": {"crop_pct": 1.0}}, 1.0),
+    ],
+)
+def test_the_evaluation_crop_is_what_is_asked_for_else_timms_or_the_references(
+    sections: dict[str, object], crop: float
+) -> None:
+    assert assemble.evaluation_crop(recipe_with(**sections)) == crop
+
+
+def test_a_micro_batch_is_what_is_asked_for_else_a_process_share() -> None:
+    world = World(rank=0, size=3, local_rank=0)
+    assert assemble.micro_batch_size(recipe_with(schedule={"batch_size": 64}), world) == 22
+    given = {"batch_size": 64, "micro_batch_size": 8}
+    assert assemble.micro_batch_size(recipe_with(schedule=given), world) == 8
+
+
+def test_the_augmentations_seed_is_the_runs_unless_it_has_its_own() -> None:
+    assert assemble.augment_seed(recipe_with(run={"seed": 5})) == 5
+    assert assemble.augment_seed(recipe_with(run={"seed": 5}, augment={"seed": 0})) == 0
