@@ -267,7 +267,7 @@ def test_color_jitter_has_an_effect_without_randaugment_only():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"policy": "randaugmet"}, "randaugmet.*randaugment, three_augment, none"),
+        ({"policy": "randaugmet"}, "randaugmet.*randaugment, autoaugment, three_augment, none"),
         ({"crop": "center"}, "center.*resized, simple"),
         ({"randaugment": "rand-q3"}, "rand-q3"),
     ],
