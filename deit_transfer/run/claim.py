@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -102,6 +103,7 @@ def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
         return
     with folder.lock():
         folder.set_status("running")
+        folder.log(f"process {os.getpid()} works on the run")
         try:
             yield
         except StoppedError as stopped:
@@ -112,6 +114,7 @@ def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
             _note_end(folder, "failed", text, f"failed: {error!r}\n{traceback.format_exc()}")
             raise
         folder.set_status("done")
+        folder.log("done")
 
 
 def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
