@@ -9,6 +9,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import pty
 import signal
 import sys
@@ -18,6 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import PIL
+
+from deit_transfer.data import adapters
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = [
@@ -37,6 +42,10 @@ PRELOADED = [
     "sklearn.datasets",
     "timm",
     "torch",
+    "torch.utils.serialization.config",
+    "deit_transfer.cli.launch",
+    *(f"{adapters.__name__}.{found.name}" for found in pkgutil.iter_modules(adapters.__path__)),
+    *(f"PIL.{f.name}" for f in pkgutil.iter_modules(PIL.__path__) if "ImagePlugin" in f.name),
 ]
 CONTEXT.set_forkserver_preload(PRELOADED)
 

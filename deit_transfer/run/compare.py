@@ -23,7 +23,7 @@ from deit_transfer.run.claim import find_by_key, run_key
 from deit_transfer.run.environment import describe_environment
 from deit_transfer.run.inputs import Inputs, load_inputs
 from deit_transfer.run.observer import Observer, Silent
-from deit_transfer.run.result import read_correct
+from deit_transfer.run.stored import read_predictions
 from deit_transfer.run.train import train
 from deit_transfer.run.workdir import (
     PREDICTIONS_FILE,
@@ -217,14 +217,15 @@ def _arm(arm: str, runs: Sequence[Trained], recipe: Recipe, inputs: Inputs) -> A
 
 def _correct(folder: RunFolder, inputs: Inputs) -> NDArray[np.bool_]:
     """Return which test images a run got right, joined by image id, in the split's order."""
-    right = read_correct(folder.path / PREDICTIONS_FILE)
-    missing = [name for name in inputs.test.ids if name not in right]
+    stored = read_predictions(folder.path / PREDICTIONS_FILE)
+    missing = sorted(set(inputs.test.ids) - set(stored.ids.tolist()))
     if missing:
         raise DataError(
             f"{folder} has no prediction for {len(missing)} test images, such as {missing[0]}",
             hint="Score it again, or remove the run so that it is trained anew",
         )
-    return np.array([right[name] for name in inputs.test.ids])
+    stored = stored.take(inputs.test.ids)
+    return stored.decisions() == stored.labels
 
 
 def _write(

@@ -1,21 +1,16 @@
 """Own the end of a run: the one scoring of the test split, and the files that hold the result."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from deit_transfer.analysis.statistics import wilson_interval
-from deit_transfer.batch import Heads
 from deit_transfer.data.contract import ImageSet
-from deit_transfer.engine.objectives import late_fusion
 from deit_transfer.engine.scoring import Predictions, head_scores
-from deit_transfer.errors import DataError
 from deit_transfer.models.start import write_model_files
 from deit_transfer.report.paper_figures import paper_top1
 from deit_transfer.run.session import Session
+from deit_transfer.run.stored import stored_from, write_predictions
 from deit_transfer.run.workdir import PREDICTIONS_FILE, RESULT_FILE
 
 
@@ -34,8 +29,9 @@ def finish(session: Session, *, teacher_top1: float | None) -> dict[str, Any]:
             session.blueprint.classifier,
             class_names=session.blueprint.inputs.class_names,
         )
-        save_predictions(
-            session.folder.path / PREDICTIONS_FILE, predictions, session.blueprint.inputs.test
+        write_predictions(
+            session.folder.path / PREDICTIONS_FILE,
+            stored_from(predictions, session.blueprint.inputs.test),
         )
         # last: a run that has a result has everything
         session.folder.write_json(RESULT_FILE, result)
@@ -62,41 +58,6 @@ def score_facts(predictions: Predictions, images: ImageSet) -> dict[str, Any]:
     if predictions.distil_logits is not None:
         facts["heads"] = {name: scores.top1 for name, scores in heads.items()}
     return facts
-
-
-def save_predictions(path: Path, predictions: Predictions, images: ImageSet) -> None:
-    """Write ids, labels and logits of a split; a name's logits are joined by id, not by place."""
-    arrays: dict[str, Any] = {
-        "ids": np.array([images.ids[index] for index in predictions.indices.tolist()]),
-        "labels": predictions.labels.numpy(),
-        "class_logits": predictions.class_logits.numpy(),
-    }
-    if predictions.distil_logits is not None:
-        arrays["distil_logits"] = predictions.distil_logits.numpy()
-    temporary = path.with_name(f".{path.stem}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(path)
-
-
-def read_correct(path: Path) -> dict[str, bool]:
-    """Return, by image id, whether a run's joint decision was right.
-
-    Raises:
-        DataError: The run holds no predictions.
-    """
-    if not path.is_file():
-        raise DataError(f"There are no predictions in {path}", hint="Score the run again")
-    with np.load(path) as stored:
-        decisions = _joint_decisions(stored["class_logits"], stored.get("distil_logits"))
-        right = decisions == stored["labels"]
-        return dict(zip(stored["ids"].tolist(), right.tolist(), strict=True))
-
-
-def _joint_decisions(
-    class_logits: NDArray[np.float32], distil_logits: NDArray[np.float32] | None
-) -> NDArray[np.int64]:
-    distil = None if distil_logits is None else torch.from_numpy(distil_logits)
-    return late_fusion(Heads(torch.from_numpy(class_logits), distil)).argmax(dim=-1).numpy()
 
 
 def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) -> dict[str, Any]:
