@@ -1,8 +1,5 @@
 """Own `data list|prepare|check|preview`: which datasets there are, and what is in one."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +8,8 @@ import typer
 
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.options import DataDirOption, DatasetArgument, JsonFlag
+from deit_transfer.cli.progress import progress_shown
 from deit_transfer.errors import DataError
-
-PLAIN_LINE_EVERY_S = 10.0
 
 app = typer.Typer(
     help="List, fetch, check and look at datasets.", no_args_is_help=True, rich_markup_mode=None
@@ -41,7 +37,7 @@ def prepare(
     from deit_transfer.run.prepare import prepare as run_prepare
 
     output = Output(as_json=as_json)
-    with _progress(output, f"fetching {name}") as progress:
+    with progress_shown(output, f"fetching {name}") as progress:
         facts = run_prepare(name, data_dir=data_dir, progress=progress)
     output.finish(facts, check_table(facts))
 
@@ -71,7 +67,7 @@ def preview(
     if data_dir is not None:
         overrides["data.data_dir"] = str(data_dir)
     output = Output(as_json=as_json)
-    with _progress(output, f"reading {dataset}") as progress:
+    with progress_shown(output, f"reading {dataset}") as progress:
         facts = run_preview(
             dataset,
             path=out,
@@ -93,7 +89,7 @@ def check(
     from deit_transfer.report.tables import check_table
 
     output = Output(as_json=as_json)
-    with _progress(output, f"reading {dataset}") as progress:
+    with progress_shown(output, f"reading {dataset}") as progress:
         found = load_dataset(dataset, data_dir=data_dir, progress=progress)
         report = check_dataset(found, progress=progress)
     facts = asdict(report)
@@ -101,29 +97,3 @@ def check(
     if report.problems:
         count = "one problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
         raise DataError(f"{dataset} has {count}", hint="Mend or remove what is listed above")
-
-
-@contextmanager
-def _progress(output: Output, title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far long work is: a live bar on a terminal, now and then a line elsewhere."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    live = output.console.is_terminal
-    last_line_at = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=output.console, transient=True, disable=not live) as bar:
-        task = bar.add_task(title, total=None)
-
-        def show(done: int, total: int) -> None:
-            nonlocal last_line_at
-            bar.update(task, completed=done, total=total or None)
-            if not live and total and time.monotonic() - last_line_at > PLAIN_LINE_EVERY_S:
-                last_line_at = time.monotonic()
-                output.tell(f"{title}: {done / total:.0%}")
-
-        yield show

@@ -1,10 +1,13 @@
 """Own asking a network about a split: the one way in which every figure of a run is made."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
+from deit_transfer.batch import Batch
+from deit_transfer.data.contract import Progress
 from deit_transfer.data.loader import EvalBatches
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.precision import Precision
@@ -23,6 +26,7 @@ def answer(
     precision: Precision,
     world: World,
     stop: StopSignals,
+    progress: Progress | None = None,
 ) -> Predictions:
     """Return the logits on every image of a split; an unreadable image counts as wrong.
 
@@ -34,10 +38,11 @@ def answer(
         precision: Of the forward passes.
         world: The processes that share the split.
         stop: Looked at before each batch.
+        progress: Called after each batch with (batches done, batches of this process).
     """
     predictions = predict(
         model,
-        batches,
+        _counted(batches, progress),
         device=device,
         precision=precision,
         normalise=assemble.normalisation(classifier),
@@ -51,3 +56,10 @@ def answer(
         if predictions.distil_logits is not None:
             predictions.distil_logits[wrong] = math.nan
     return predictions
+
+
+def _counted(batches: EvalBatches, progress: Progress | None) -> Iterator[Batch]:
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        if progress is not None:
+            progress(done, len(batches))
