@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from deit_transfer.report.look import Look, Screen, facts_table
+from deit_transfer.report.look import PLAIN, Look, Screen, facts_table
 from deit_transfer.report.numbers import duration, grouped, percent
 
 Result = Mapping[str, Any]
@@ -35,8 +35,14 @@ def result_line(result: Result) -> str:
     """Return a run's result in one line, for a run that is one of several."""
     return (
         f"{result['mode']}, seed {result['seed']}: top-1 {percent(result['top1'], digits=2)}% on "
-        f"{grouped(result['num_test_images'])} test images, {duration(result['seconds'])}"
+        f"{grouped(result['num_test_images'])} {result.get('split', 'test')} images, "
+        f"{duration(result['seconds'])}"
     )
+
+
+def result_facts(result: Result) -> list[tuple[str, str]]:
+    """Return the rows of a result's table as plain text, label and value."""
+    return [(label, str(value)) for group in _groups(result, PLAIN) for label, value in group]
 
 
 def _groups(result: Result, look: Look) -> Iterator[list[Fact]]:
