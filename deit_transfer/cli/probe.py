@@ -1,0 +1,90 @@
+"""Own `probe`: what a network's frozen features are worth, before any training."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deit_transfer.cli.console import Output
+from deit_transfer.cli.options import (
+    FLAG_LOCATIONS,
+    PATH_LOCATIONS,
+    DataDirOption,
+    DatasetArgument,
+    DeviceOption,
+    JsonFlag,
+    PrecisionOption,
+    QuietFlag,
+    WorkersOption,
+)
+
+
+def probe(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_MODEL", help="A run's folder, a network's name, or MODEL=WEIGHTS."
+        ),
+    ],
+    dataset: DatasetArgument,
+    data_dir: DataDirOption = None,
+    train_limit: Annotated[
+        int | None, typer.Option("--train-limit", help="Labelled images used in all, as finetune.")
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option("--fraction", help="Share of the labelled images used.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", help="Side of the input in pixels.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of weights that the start does not give.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder that keeps features for the next time.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New folder for result and test predictions.")
+    ] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    workers: WorkersOption = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
+    ] = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Fit logistic regression and nearest neighbours to a network's frozen features."""
+    from deit_transfer.cli.progress import progress_shown
+    from deit_transfer.recipe.loader import parse_assignment
+    from deit_transfer.report.probe import probe_table
+    from deit_transfer.run.probe import probe as run_probe
+
+    given = {
+        "train_limit": train_limit,
+        "fraction": fraction,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "workers": workers,
+    }
+    overrides: dict[str, Any] = {
+        FLAG_LOCATIONS[name]: value for name, value in given.items() if value is not None
+    }
+    if data_dir is not None:
+        overrides[PATH_LOCATIONS["data_dir"]] = str(data_dir.expanduser().resolve())
+    overrides |= dict(parse_assignment(text) for text in assignments or [])
+    output = Output(as_json=as_json, quiet=quiet)
+    with progress_shown(output, "computing features") as progress:
+        result = run_probe(
+            subject,
+            dataset,
+            resolution=resolution,
+            overrides=overrides,
+            cache=cache,
+            out=out,
+            progress=progress,
+        )
+    output.finish(result, probe_table(result))

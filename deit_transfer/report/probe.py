@@ -1,0 +1,101 @@
+"""Own the table that shows what frozen features are worth. Reads a result object; fits nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from deit_transfer.report.look import Look, Screen, new_table
+from deit_transfer.report.numbers import counts_text, duration, grouped, percent
+
+Result = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def probe_table(result: Result) -> Screen:
+    """Return a row for each embedding, the figure that counts, and what it cost.
+
+    Args:
+        result: What `run.probe.probe` returns.
+    """
+    return Screen(lambda look: _screen(result, look))
+
+
+def probe_sentences(result: Result) -> list[str]:
+    """Return in words what was found, how it was chosen, and how long it took."""
+    low, high = result["top1_ci95"]
+    lines = [
+        f"Logistic regression: top-1 {percent(result['top1'], digits=2)}% on "
+        f"{grouped(result['num_test_images'])} test images (Wilson 95% interval "
+        f"{percent(low, digits=2)} to {percent(high, digits=2)}).",
+        f"{_neighbours(result)} nearest: {percent(result['knn_top1'], digits=2)}%.",
+        f"C, k, the votes{_embedding_too(result)} were chosen on {_chosen_on(result)}, which "
+        "then joined the fit; the test images were answered once.",
+    ]
+    kept = result["features_kept"]
+    spent = f"Took {duration(result['seconds_now'])}"
+    if kept:
+        lines.append(
+            f"{spent}, as the features of {grouped(kept)} images were kept from before; "
+            f"{duration(result['seconds'])} from nothing."
+        )
+    else:
+        lines.append(f"{spent}; the features are kept, so that a next probe takes less.")
+    return lines
+
+
+def _screen(result: Result, look: Look) -> RenderableType:
+    lines = [look.text(line) for line in probe_sentences(result)]
+    lines[0].stylize("bold green")
+    notes = Table.grid(padding=(0, 1, 0, 0))
+    for note in _facts(result):
+        notes.add_row("*", look.text(note, style="dim"))
+    return Group(_table(result, look), *lines, notes)
+
+
+def _table(result: Result, look: Look) -> Table:
+    table = new_table(look, f"Frozen features of {result['model']} on {result['dataset']}")
+    table.add_column("embedding", overflow="fold")
+    for name in ("dims", "logistic\ntop-1", "on val", "C", "k-NN\ntop-1", "on val", "k, votes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result["embeddings"]:
+        style = "bold" if row["embedding"] == result["embedding"] else ""
+        table.add_row(*(look.text(cell) for cell in _cells(row)), style=style)
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row["embedding"],
+        str(row["dimensions"]),
+        percent(row["top1"], digits=2),
+        percent(row["val_top1"]),
+        f"{row['C']:.2g}",
+        percent(row["knn_top1"], digits=2),
+        percent(row["knn_val_top1"]),
+        f"{row['k']} {row['votes']}",
+    ]
+
+
+def _neighbours(result: Result) -> str:
+    return f"{result['k']}" if result["k"] > 1 else "The"
+
+
+def _embedding_too(result: Result) -> str:
+    several = len(result["embeddings"]) > 1
+    return f" and the embedding ({result['embedding']})" if several else ""
+
+
+def _chosen_on(result: Result) -> str:
+    name = "validation" if result["selected_on"] == "val" else "held-out training"
+    return f"{grouped(result['counts']['val'])} {name} images"
+
+
+def _facts(result: Result) -> list[str]:
+    return [
+        f"{counts_text(result['counts'])}; {result['resolution']} pixels, "
+        f"{result['precision']} on {result['device']}",
+        f"start: {result['start']}",
+        *result["notes"],
+    ]

@@ -1,0 +1,347 @@
+"""Own frozen features: what a network says about images before its head, computed once and kept.
+
+A kept feature is named by what decides it: the network's weights without its heads, how an image
+is shown to it, and the content of the image. Splits, limits and file names do not enter, so that
+every part of a dataset shares one store, and an image whose content changed is computed again.
+
+    NETWORK.npz         the features of all images that this network has seen in this way
+    NETWORK.lock        held while the file is read, added to and replaced
+
+Shapes: B images of a batch, N images, E embeddings, D dimensions.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import Module
+
+from deit_transfer.data.cache import user_cache
+from deit_transfer.data.contract import ImageSet
+from deit_transfer.data.loader import eval_batches
+from deit_transfer.data.transforms import eval_transform
+from deit_transfer.engine.distributed import World
+from deit_transfer.engine.precision import Precision
+from deit_transfer.engine.stop import StopSignals
+from deit_transfer.errors import CheckpointError, DataError
+from deit_transfer.models.classifier import Classifier, head_names, is_head_key
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.run import assemble
+
+# to be raised whenever the same description would mean other features
+FORMAT = 1
+DIGEST_BYTES = 16
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Hold the embeddings of N images, and what they cost.
+
+    `values` (N, E, D) float32; rows of an image that could not be read are not numbers. `names`
+    has the E embeddings. `computed` images were shown to the network now, in `seconds`;
+    `kept_seconds` is what the others had taken when they were.
+    """
+
+    values: NDArray[np.float32]
+    names: tuple[str, ...]
+    computed: int
+    seconds: float
+    kept_seconds: float
+
+
+def features_folder() -> Path:
+    """Return where features are kept unless another folder is named."""
+    return user_cache() / "features"
+
+
+def extract_features(
+    classifier: Classifier,
+    images: ImageSet,
+    *,
+    recipe: Recipe,
+    device: torch.device,
+    precision: Precision,
+    folder: Path,
+    stop: StopSignals | None = None,
+    progress: Progress | None = None,
+) -> Features:
+    """Return the features of images: those that are kept, and the others computed and kept.
+
+    Args:
+        classifier: On `device`; put into evaluation mode.
+        images: Of any splits, in any order.
+        recipe: Says how an evaluation image is cropped, and how images are loaded.
+        device: Where the network is.
+        precision: Of the forward passes; features are float32.
+        folder: Keeps the features.
+        stop: Looked at before each batch; what is computed by then is kept.
+        progress: Called with the images computed so far and those to compute.
+
+    Raises:
+        StoppedError: A signal arrived.
+        DataError: An image cannot be read, and `data.allow_bad` does not allow it.
+        CheckpointError: The network answers with values that are not numbers.
+    """
+    began = time.monotonic()
+    classifier.eval()
+    store = _Store(folder, describe_view(classifier, images, recipe=recipe, precision=precision))
+    digests = _content_digests(images, stop)
+    known = store.read()
+    place = {digest: row for row, digest in enumerate(known.digests)}
+    rows = np.array([place.get(digest, -1) for digest in digests], dtype=np.int64)  # (N,)
+    missing = np.flatnonzero(rows < 0)
+    fresh: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+    forward_began = time.monotonic()
+    try:
+        for indices, found in _compute(
+            classifier,
+            images.subset(missing),
+            recipe=recipe,
+            device=device,
+            precision=precision,
+            stop=stop,
+            progress=progress,
+        ):
+            fresh.append((missing[indices], found))
+    finally:
+        seconds_each = (time.monotonic() - forward_began) / max(1, sum(len(i) for i, _ in fresh))
+        store.add(
+            {
+                digests[index]: row
+                for indices, found in fresh
+                for index, row in zip(indices.tolist(), found, strict=True)
+            },
+            seconds_each,
+        )
+    kept = rows >= 0
+    shape = fresh[0][1].shape[1:] if fresh else known.values.shape[1:]
+    values = np.full((len(images), *shape), np.nan, dtype=np.float32)  # (N, E, D)
+    if kept.any():
+        values[kept] = known.values[rows[kept]]
+    for indices, found in fresh:
+        values[indices] = found
+    return Features(
+        values=values,
+        names=embedding_names(classifier),
+        computed=len(missing),
+        seconds=time.monotonic() - began,
+        kept_seconds=float(known.seconds[rows[kept]].sum()),
+    )
+
+
+def embedding_names(classifier: Classifier) -> tuple[str, ...]:
+    """Name the embeddings of a network: those of its tokens, or the one that its head reads."""
+    return ("class", "distil") if classifier.distilled else ("head input",)
+
+
+def embeddings(classifier: Classifier, images: Tensor) -> Tensor:
+    """Return what the heads read (B, E, D): the final tokens, or the pooled features.
+
+    Of a plain vision transformer that is the final, normalised class token.
+
+    Args:
+        classifier: Any network.
+        images: (B, 3, H, W), normalised.
+    """
+    if classifier.distilled:
+        return classifier.forward_tokens(images)  # (B, 2, D)
+    backbone: Any = classifier.backbone
+    pooled = backbone.forward_head(backbone.forward_features(images), pre_logits=True)  # (B, D)
+    return pooled.flatten(1)[:, None]  # (B, 1, D)
+
+
+def describe_view(
+    classifier: Classifier, images: ImageSet, *, recipe: Recipe, precision: Precision
+) -> dict[str, Any]:
+    """Return everything besides an image's content that decides its features, as plain values."""
+    return {
+        "format": FORMAT,
+        "model": classifier.name,
+        "weights": backbone_digest(classifier.backbone),
+        "resolution": classifier.resolution,
+        "crop": assemble.evaluation_crop(recipe),
+        "upright": images.apply_exif,
+        "colours": [list(classifier.mean), list(classifier.std)],
+        "precision": precision.name,
+    }
+
+
+def backbone_digest(backbone: Module) -> str:
+    """Return 64 hexadecimal digits that name a network's tensors, those of its heads left out."""
+    heads = head_names(backbone)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        if not is_head_key(name, heads):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            flat = tensor.detach().cpu().contiguous().view(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def _compute(
+    classifier: Classifier,
+    images: ImageSet,
+    *,
+    recipe: Recipe,
+    device: torch.device,
+    precision: Precision,
+    stop: StopSignals | None,
+    progress: Progress | None,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield (indices (B,), features (B, E, D)) of every image that can be read."""
+    if len(images) == 0:
+        return
+    batches = eval_batches(
+        images,
+        transform=eval_transform(
+            resolution=classifier.resolution, crop_pct=assemble.evaluation_crop(recipe)
+        ),
+        batch_size=recipe.run.eval_batch_size,
+        workers=assemble.num_workers(recipe, World()),
+        allow_bad=recipe.data.allow_bad,
+        decode_cache_mb=0,  # each image is shown once
+        pin_memory=device.type == "cuda",
+    )
+    normalise = assemble.normalisation(classifier)
+    done = 0
+    for batch in batches:
+        if stop is not None:
+            stop.check()
+        shown = normalise(batch.images.to(device, non_blocking=True))  # (B, 3, H, W)
+        with precision.autocast():
+            found = embeddings(classifier, shown).float().cpu().numpy()  # (B, E, D)
+        indices = batch.indices.numpy()
+        readable = ~np.isin(indices, [bad.index for bad in batches.bad])
+        _check_finite(found[readable], classifier, precision)
+        yield indices[readable], found[readable]
+        done += len(indices)
+        if progress is not None:
+            progress(done, len(images))
+
+
+def _check_finite(found: NDArray[np.float32], classifier: Classifier, precision: Precision) -> None:
+    if not np.isfinite(found).all():
+        raise CheckpointError(
+            f"{classifier.name} answers images with values that are not numbers, computed in "
+            f"{precision.name}",
+            hint="--precision fp32 has the widest range; weights of a diverged run have no remedy"
+            if precision.name == "fp16"
+            else "Its weights are those of a run that diverged, or not its own",
+        )
+
+
+def _content_digests(images: ImageSet, stop: StopSignals | None) -> list[bytes]:
+    """Return what names the content of each image (N,); of one that is gone, a name of its own."""
+    digests = []
+    for index in range(len(images)):
+        if stop is not None and index % 1024 == 0:
+            stop.check()
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        try:
+            content = images.read(index)
+        except (OSError, DataError):
+            # never stored: computing it says what is wrong with it
+            digest.update(f"unreadable {index}".encode())
+        else:
+            if isinstance(content, np.ndarray):
+                digest.update(f"{content.shape}".encode())
+                content = content.tobytes()
+            digest.update(content)
+        digests.append(digest.digest())
+    return digests
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """Hold a store's rows: M digests, values (M, E, D), and the seconds (M,) each had taken."""
+
+    digests: Sequence[bytes]
+    values: NDArray[np.float32]
+    seconds: NDArray[np.float32]
+
+
+NOTHING = _Kept(
+    digests=(),
+    values=np.empty((0, 1, 0), dtype=np.float32),
+    seconds=np.empty(0, dtype=np.float32),
+)
+
+
+class _Store:
+    """Read and add to the kept features of one network and view."""
+
+    def __init__(self, folder: Path, view: dict[str, Any]) -> None:
+        self._view = json.dumps(view, sort_keys=True)
+        name = hashlib.sha256(self._view.encode()).hexdigest()[:32]
+        self._path = folder / f"{name}.npz"
+        self._lock = folder / f"{name}.lock"
+
+    def read(self) -> _Kept:
+        """Return what is kept; nothing where there is no file, or a damaged or foreign one."""
+        try:
+            # opened here: np.load leaves a damaged file open
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                if str(stored["view"]) != self._view:
+                    return NOTHING
+                kept = _Kept(
+                    digests=[row.tobytes() for row in stored["digests"]],
+                    values=stored["values"],
+                    seconds=stored["seconds"],
+                )
+        except DAMAGED:
+            return NOTHING
+        sizes = {len(kept.digests), len(kept.values), len(kept.seconds)}
+        return kept if len(sizes) == 1 else NOTHING
+
+    def add(self, rows: Mapping[bytes, NDArray[np.float32]], seconds_each: float) -> None:
+        """Keep more rows beside those that are there by now; a full disk only costs the keeping."""
+        if not rows:
+            return
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._lock):
+                # read again: another process may have added its own meanwhile
+                there = self.read()
+                new = rows.keys() - set(there.digests)
+                if new:
+                    self._replace(there, {digest: rows[digest] for digest in new}, seconds_each)
+
+    def _replace(
+        self, there: _Kept, new: Mapping[bytes, NDArray[np.float32]], seconds_each: float
+    ) -> None:
+        values = np.stack(list(new.values()))  # (M, E, D)
+        seconds = np.full(len(new), seconds_each, dtype=np.float32)
+        digests = np.frombuffer(b"".join([*there.digests, *new]), dtype=np.uint8)
+        # one at a time, by the lock; what a killed process left behind is written over
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(
+                    file,
+                    view=np.array(self._view),
+                    digests=digests.reshape(-1, DIGEST_BYTES),
+                    values=np.concatenate([there.values, values]) if there.digests else values,
+                    seconds=np.concatenate([there.seconds, seconds]),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
