@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deit_transfer import __version__
-from deit_transfer.cli import compare, data, demo, evaluate, plan, recipes, runs, train
+from deit_transfer.cli import compare, data, demo, evaluate, plan, predict, recipes, runs, train
 from deit_transfer.cli.console import show_error
 from deit_transfer.errors import DeitTransferError, Interrupted
 
@@ -32,6 +32,7 @@ app.command("pretrain")(train.pretrain)
 app.add_typer(train.teacher_app, name="teacher")
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
 app.add_typer(plan.app, name="plan")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

@@ -1,26 +1,57 @@
-"""Own `evaluate`: the score of a finished run, on its own test images or on others."""
+"""Own `evaluate`: the score of a run or a network, on its own test images or on others."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.options import (
-    FLAG_LOCATIONS,
     DataDirOption,
     DeviceOption,
     JsonFlag,
     PrecisionOption,
     QuietFlag,
+    SubjectArgument,
     WorkersOption,
+    place_overrides,
+    split_list,
 )
+from deit_transfer.cli.progress import progress_shown
+from deit_transfer.errors import UsageError
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    dataset: Annotated[
-        str | None, typer.Argument(metavar="[DATASET]", help="None: the run's own test images.")
+    subject: SubjectArgument,
+    datasets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DATASET...]", help="None: the run's own test images."),
+    ] = None,
+    split: Annotated[
+        Literal["test", "val"], typer.Option("--split", help="test, or val to choose by it.")
+    ] = "test",
+    heads: Annotated[
+        str | None, typer.Option("--heads", help="In full: class,distil,joint or some of them.")
+    ] = None,
+    tta: Annotated[
+        Literal["one", "flip", "five", "ten"],
+        typer.Option("--tta", help="Average over views: mirror image, five crops, both (ten)."),
+    ] = "one",
+    resolutions: Annotated[
+        str | None, typer.Option("--resolutions", help="Score at these too: 160,224,288.")
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Show every class, and what it is taken for.")
+    ] = False,
+    temperature: Annotated[
+        bool | None,
+        typer.Option(
+            "--temperature/--no-temperature",
+            help="Fit one on the run's validation images (default without DATASET).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write figures, CSV and predictions here.")
     ] = None,
     data_dir: DataDirOption = None,
     device: DeviceOption = None,
@@ -29,18 +60,46 @@ def evaluate(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Score a finished run on its own test images, or on another dataset."""
-    from deit_transfer.report.result import result_table
+    """Score a run on its own test images, or a run or network on any datasets it knows."""
+    sides = _sides(resolutions)
+    from deit_transfer.report.evaluation import evaluation_screens
     from deit_transfer.run.evaluate import evaluate as score
 
-    given = {"device": device, "precision": precision, "workers": workers}
-    overrides: dict[str, Any] = {
-        FLAG_LOCATIONS[name]: value for name, value in given.items() if value is not None
-    }
-    if data_dir is not None:
-        overrides["data.data_dir"] = str(data_dir)
     output = Output(as_json=as_json, quiet=quiet)
-    result = score(run, dataset, overrides=overrides)
-    for note in result["notes"]:
+    with progress_shown(output, f"scoring {subject}") as progress:
+        result = score(
+            subject,
+            *(datasets or ()),
+            overrides=place_overrides(data_dir, device, precision, workers),
+            split=split,
+            views=tta,
+            resolutions=sides,
+            heads=split_list(heads),
+            per_class=per_class,
+            temperature=temperature,
+            out=out,
+            progress=progress,
+        )
+    for note in dict.fromkeys(
+        note for one in result.get("datasets", [result]) for note in one["notes"]
+    ):
         output.tell(f"note: {note}")
-    output.finish(result, result_table(result))
+    output.finish(result, *evaluation_screens(result), *_written(result, out))
+
+
+def _sides(text: str | None) -> tuple[int, ...]:
+    sides = split_list(text)
+    for side in sides:
+        if not side.isdecimal() or int(side) < 1:
+            raise UsageError(
+                f"--resolutions {text}: {side!r} is no number of pixels",
+                hint="For example: --resolutions 160,224,288",
+            )
+    return tuple(map(int, sides))
+
+
+def _written(result: dict, out: Path | None) -> list[str]:
+    if out is None:
+        return []
+    count = sum(len(one["files"]) for one in result.get("datasets", [result]))
+    return [f"{count} files: {out}"]

@@ -18,6 +18,12 @@ DEFAULT_OUT = Path("runs")
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Catalogue name, or a folder of class folders.")
 ]
+SubjectArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_OR_MODEL", help="Folder of a finished run, MODEL, or MODEL=WEIGHTS."
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 DataDirOption = Annotated[
@@ -129,6 +135,22 @@ FLAG_LOCATIONS = {
     "distill": "distil.kind",
 }
 PATH_LOCATIONS = {"data_dir": "data.data_dir", "teacher_cache": "distil.cache"}
+
+
+def place_overrides(
+    data_dir: Path | None, device: str | None, precision: str | None, workers: int | None
+) -> dict[str, Any]:
+    """Return the recipe settings of what is only asked, not trained, by dotted location."""
+    given = {"device": device, "precision": precision, "workers": workers}
+    chosen: dict[str, Any] = {
+        FLAG_LOCATIONS[name]: value for name, value in given.items() if value is not None
+    }
+    return chosen | ({"data.data_dir": str(data_dir)} if data_dir is not None else {})
+
+
+def split_list(text: str | None) -> tuple[str, ...]:
+    """Return the parts of a list such as class,distil; empty ones are left out."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def with_training_flags(command: Callable[..., None]) -> Callable[..., None]:

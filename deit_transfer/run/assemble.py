@@ -14,7 +14,7 @@ from deit_transfer.data.contract import ImageSet, Progress
 from deit_transfer.data.loader import EvalBatches, TrainBatches, eval_batches, train_batches
 from deit_transfer.data.preparation import Preparation, make_preparation, normalise
 from deit_transfer.data.samplers import Compat, epoch_views
-from deit_transfer.data.transforms import eval_transform, train_transform
+from deit_transfer.data.transforms import EvalTransform, eval_transform, train_transform
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.ema import Ema, decay_for
 from deit_transfer.engine.objectives import Objective, make_objective
@@ -217,13 +217,17 @@ def scoring_batches(
     classifier: Classifier,
     world: World,
     progress: Progress | None = None,
+    *,
+    transform: EvalTransform | None = None,
 ) -> EvalBatches:
-    """Return this process's share of a split that is scored; `progress` as in `batches`."""
+    """Return this process's share of a split that is scored; `progress` as in `batches`.
+
+    `transform` is another view than the recipe's, such as a larger one to cut crops from.
+    """
+    usual = eval_transform(resolution=classifier.resolution, crop_pct=evaluation_crop(recipe))
     return eval_batches(
         images,
-        transform=eval_transform(
-            resolution=classifier.resolution, crop_pct=evaluation_crop(recipe)
-        ),
+        transform=transform or usual,
         batch_size=recipe.run.eval_batch_size,
         workers=num_workers(recipe, world),
         rank=world.rank,

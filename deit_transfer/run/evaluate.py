@@ -1,94 +1,380 @@
-"""Own scoring a finished run: again on its own test split, or on another dataset."""
+"""Own scoring a network: a run on its own images, or a run or network by name on any datasets.
 
+Nothing is chosen here: whatever is fitted is fitted on validation images, and said so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from deit_transfer.analysis.groups import groups_by_name
+from deit_transfer.analysis.statistics import mcnemar
 from deit_transfer.data.catalog import load_dataset
-from deit_transfer.data.contract import Dataset, ImageSet
+from deit_transfer.data.contract import ImageSet, Progress, Split
 from deit_transfer.engine.distributed import World
-from deit_transfer.engine.precision import resolve_device, resolve_precision
 from deit_transfer.engine.stop import StopSignals
-from deit_transfer.errors import DataError
-from deit_transfer.models.start import read_model
+from deit_transfer.errors import DataError, UsageError
+from deit_transfer.models.views import NUM_VIEWS, Views
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
-from deit_transfer.run import assemble
 from deit_transfer.run.answers import answer
-from deit_transfer.run.inputs import load_inputs, spoken_name
+from deit_transfer.run.evaluation_files import write_evaluation
+from deit_transfer.run.inputs import Inputs, load_inputs, spoken_name
+from deit_transfer.run.paper_beside import paper_beside
 from deit_transfer.run.result import score_facts
-from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, open_run
+from deit_transfer.run.scored import (
+    Answered,
+    Temperature,
+    calibration_facts,
+    fit,
+    head_facts,
+    long_tail_facts,
+    per_class_facts,
+    super_category_facts,
+)
+from deit_transfer.run.scorer import Scorer, ask_at, check_heads, in_classes_of, open_scorer
+from deit_transfer.run.workdir import RECIPE_FILE
+
+KEPT = ("mode", "model", "start", "seed", "epochs", "images_seen", "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Hold a split to score, labelled as the network numbers its classes, and whose it is."""
+
+    name: str
+    title: str
+    images: ImageSet
+    split: Split
+    notes: tuple[str, ...]
+    group_of_class: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Hold what is asked for beyond the plain figures; see `evaluate`."""
+
+    views: Views
+    resolutions: tuple[int, ...]
+    heads: tuple[str, ...]
+    per_class: bool
+    out: Path | None
 
 
 def evaluate(
-    run: Path, dataset_name: str | None = None, *, overrides: dict[str, Any] | None = None
+    subject: Path | str,
+    *dataset_names: str,
+    overrides: dict[str, Any] | None = None,
+    split: Split = "test",
+    views: Views = "one",
+    resolutions: Sequence[int] = (),
+    heads: Sequence[str] = (),
+    per_class: bool = False,
+    temperature: bool | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score a run's network and return the result object.
+    """Score a network and return the result object; with several datasets one object for each.
 
     Args:
-        run: Folder of a finished run.
-        dataset_name: Catalogue name or folder; None scores the run's own test split.
+        subject: A finished run's folder, `MODEL`, or `MODEL=WEIGHTS`.
+        dataset_names: Catalogue names, addresses or folders; none scores a run's own images.
         overrides: Recipe settings of place and precision, by dotted location.
+        split: Which images: `val` to choose something by the figures, `test` to report them.
+        views: Views of each image whose probabilities are averaged.
+        resolutions: Pixels a side at which the network is scored as well.
+        heads: Heads whose figures are given in full.
+        per_class: Give the figures of every class, and the classes confused most.
+        temperature: Fit one on the run's own validation images; None fits it where the run's own
+            test images are scored.
+        out: Folder for the confusion matrix, the reliability diagram and the predictions.
+        progress: Called with the (images answered, images) of all that is asked for.
 
     Raises:
-        DataError: The folder is no run, or the dataset has classes that the run never saw.
+        UsageError: The network has no images of its own, or not the heads or resolution asked for.
+        DataError: There is no such run or split, or a dataset has classes it never saw.
     """
-    folder = open_run(run)
-    recipe = load_recipe(str(folder.path / RECIPE_FILE), overrides=overrides)
-    device = resolve_device(recipe.run.device)
-    precision = resolve_precision(recipe.run.precision, device)
-    classifier, class_names = read_model(folder.path, device=device)
+    doubled = [name for name in dataset_names if dataset_names.count(name) > 1]
+    if doubled:
+        raise UsageError(f"{doubled[0]} is given twice", hint="Name each dataset once")
+    scorer = open_scorer(str(subject), overrides=overrides)
+    check_heads(scorer, tuple(heads))
+    wanted = Wanted(
+        views=views,
+        resolutions=tuple(resolutions),
+        heads=tuple(heads),
+        per_class=per_class,
+        out=out,
+    )
     with StopSignals(hint="") as stop:
+        wants_own = not dataset_names if temperature is None else temperature
+        own = _own_inputs(scorer, named=bool(dataset_names), needed=wants_own, stop=stop)
+        targets = [_named_target(scorer, name, split, own, stop) for name in dataset_names]
+        if not dataset_names:
+            targets = [_own_target(scorer, own, split)]
+        notes: list[str] = []
+        val = None
+        if wants_own or temperature is not None:
+            val = _fitting_images(own, split=split, wanted=temperature is not False, notes=notes)
+        asking = _Asking(scorer, stop, _images_asked(scorer, targets, val, wanted), progress)
+        # ---- fit on validation, then score
+        fitted = None
+        if val is not None and own is not None:
+            answered = Answered.on(asking.ask(val, None, views), val)
+            words = f"{len(val):,} validation images of {own.name}"
+            fitted = fit(answered, fitted_on=words)
+        results = [_score(asking, target, wanted, own, fitted, notes) for target in targets]
+        if out is not None:
+            for result, target, answers in zip(results, targets, asking.kept, strict=True):
+                prefix = f"{target.title}-" if len(targets) > 1 else ""
+                result["files"] = write_evaluation(
+                    out, result, answers, scorer.class_names, fitted, prefix=prefix
+                )
+    if len(results) == 1:
+        return results[0]
+    shared = ("run", *KEPT, "split", "resolution", "views", "device", "precision")
+    return {**{key: results[0][key] for key in shared}, "datasets": results}
 
-        def look_for_stop(_done: int, _total: int) -> None:
-            stop.check()
 
-        if dataset_name is None:
-            inputs = load_inputs(recipe.data, progress=look_for_stop)
-            title, test, notes = inputs.name, inputs.test, inputs.dataset.notes
-        else:
-            dataset = _load_other(dataset_name, recipe)
-            title, notes = spoken_name(dataset), dataset.notes
-            test = _in_run_classes(dataset, class_names)
+class _Asking:
+    """Ask one network about splits, counting the images of all that is asked."""
+
+    def __init__(
+        self, scorer: Scorer, stop: StopSignals, total: int, progress: Progress | None
+    ) -> None:
+        self.scorer = scorer
+        self.kept: list[Answered] = []
+        self._stop = stop
+        self._total = total
+        self._done = 0
+        self._progress = progress
+
+    def ask(self, images: ImageSet, resolution: int | None, views: Views) -> Any:
+        """Return the predictions on a split."""
+        scorer = self.scorer
+        asked = ask_at(scorer, resolution=resolution, views=views)
+        work = len(images) * NUM_VIEWS[views]
         predictions = answer(
-            classifier,
-            assemble.scoring_batches(recipe, test, classifier, World(), look_for_stop),
-            classifier=classifier,
-            device=device,
-            precision=precision,
+            asked.model,
+            asked.batches(scorer, images, stop=self._stop),
+            classifier=asked.classifier,
+            device=scorer.device,
+            precision=scorer.precision,
             world=World(),
-            stop=stop,
+            stop=self._stop,
+            progress=self._counter(work),
         )
-    earlier = folder.read_json(RESULT_FILE)
-    kept = ("mode", "model", "start", "seed", "epochs", "images_seen", "weights")
+        self._done += work
+        return predictions
+
+    def _counter(self, work: int) -> Callable[[int, int], None] | None:
+        progress, before = self._progress, self._done
+        if progress is None:
+            return None
+
+        def count(done: int, batches: int) -> None:
+            progress(before + work * done // batches, self._total)
+
+        return count
+
+
+def _score(
+    asking: _Asking,
+    target: Target,
+    wanted: Wanted,
+    own: Inputs | None,
+    fitted: Temperature | None,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Return the result object of one split."""
+    scorer = asking.scorer
+    predictions = asking.ask(target.images, None, wanted.views)
+    answered = Answered.on(predictions, target.images)
+    asking.kept.append(answered)
+    resolution = scorer.subject.classifier.resolution
+    recorded = scorer.result()
+    result: dict[str, Any] = {
+        "run": scorer.text,
+        "dataset": target.title,
+        **(_described(scorer) | {key: recorded[key] for key in KEPT if key in recorded}),
+        **score_facts(predictions, target.images),
+        "headline": scorer.recipe.data.headline,
+        "split": target.split,
+        "resolution": resolution,
+        "views": wanted.views,
+        "calibration": calibration_facts(answered, fitted),
+        "long_tail": long_tail_facts(answered, _train_counts(own, scorer)),
+        "super_categories": super_category_facts(answered, target.group_of_class),
+    }
+    if wanted.heads:
+        result["head_scores"] = head_facts(answered, wanted.heads)
+    if wanted.per_class:
+        result |= per_class_facts(answered, scorer.class_names)
+    if wanted.views != "one":
+        result["against_one_view"] = _against_one_view(asking, target, answered)
+    if wanted.resolutions:
+        result["resolutions"] = _sweep(asking, target, wanted, answered)
+    if wanted.views == "one" and target.split == "test":
+        result |= paper_beside(
+            target.name,
+            model=result["model"],
+            mode=result["mode"] or "",
+            resolution=resolution,
+            is_run=scorer.is_run,
+            trained_on=scorer.recipe.data.dataset,
+            start=str(result["start"] or ""),
+        )
+    result["notes"] = [*scorer.notes, *target.notes, *notes]
+    result |= {"device": str(scorer.device), "precision": scorer.precision.name}
+    return result
+
+
+def _described(scorer: Scorer) -> dict[str, Any]:
+    """Return what there is to say of a network that no run recorded."""
+    described: dict[str, Any] = dict.fromkeys(KEPT)
+    if not scorer.is_run:
+        start = scorer.text.partition("=")[2] or "imagenet"
+        described |= {"model": scorer.subject.classifier.name, "start": start}
+    return described
+
+
+def _sweep(
+    asking: _Asking, target: Target, wanted: Wanted, answered: Answered
+) -> list[dict[str, Any]]:
+    """Return the figures at each resolution, the network's own among them, smallest first."""
+    own = asking.scorer.subject.classifier.resolution
+    rows = []
+    for resolution in sorted({own, *wanted.resolutions}):
+        other = answered
+        if resolution != own:
+            predictions = asking.ask(target.images, resolution, wanted.views)
+            other = Answered.on(predictions, target.images)
+        row: dict[str, Any] = {"resolution": resolution, "own": resolution == own}
+        row |= head_facts(other, ("joint",))["joint"]
+        if resolution != own:
+            row["against_own"] = _paired(other, answered)
+        rows.append(row)
+    return rows
+
+
+def _against_one_view(asking: _Asking, target: Target, averaged: Answered) -> dict[str, Any]:
+    """Return the top-1 of a single view, and what the average gained over it."""
+    single = Answered.on(asking.ask(target.images, None, "one"), target.images)
+    right = single.decisions() == single.labels()
+    return {"top1": 100 * float(right.mean()), **_paired(averaged, single)}
+
+
+def _paired(first: Answered, second: Answered) -> dict[str, Any]:
+    """Return first minus second in points over the same images, with interval and p-value."""
+    hits = [one.decisions() == one.labels() for one in (first, second)]
+    found = mcnemar(*hits)
     return {
-        "run": str(run),
-        "dataset": title,
-        **{key: earlier.get(key) for key in kept},
-        **score_facts(predictions, test),
-        "headline": recipe.data.headline,
-        "notes": list(notes),
-        "device": str(device),
-        "precision": precision.name,
+        "difference": found.mean,
+        "difference_ci95": [found.low, found.high],
+        "p_value": found.p_value,
     }
 
 
-def _load_other(name: str, recipe: Recipe) -> Dataset:
-    data_dir = Path(recipe.data.data_dir) if recipe.data.data_dir else None
-    return load_dataset(name, data_dir=data_dir, for_evaluation=True)
+# ---- what is scored
 
 
-def _in_run_classes(dataset: Dataset, class_names: tuple[str, ...]) -> ImageSet:
-    """Return the test split labelled as the run numbers its classes; names decide, never order."""
-    number = {name: label for label, name in enumerate(class_names)}
-    unknown = [name for name in dataset.class_names if name not in number]
-    if unknown:
+def _own_inputs(scorer: Scorer, *, named: bool, needed: bool, stop: StopSignals) -> Inputs | None:
+    """Load the run's own images, where they are scored or a temperature is fitted on them."""
+    folder = scorer.subject.folder
+    if folder is None:
+        if not named:
+            raise UsageError(
+                f"{scorer.text} is no run, so it has no test images of its own",
+                hint=f"Name a dataset: deit-transfer evaluate {scorer.text} imagenet",
+            )
+        return None
+    if named and not needed:
+        return None
+    # --data-dir says where the datasets lie that were named, not where the run's own does
+    recipe: Recipe = load_recipe(str(folder.path / RECIPE_FILE)) if named else scorer.recipe
+    inputs = load_inputs(recipe.data, progress=lambda _done, _total: stop.check())
+    if inputs.class_names != scorer.class_names:
         raise DataError(
-            f"{dataset.info.title} has classes that the run was not trained on: "
-            f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}",
-            hint=f"The run knows {', '.join(class_names[:10])}"
-            f"{' ...' if len(class_names) > 10 else ''}",
+            f"{inputs.name} has other classes than when {scorer.text} was trained on it",
+            hint="Restore the dataset, or name another one to score",
         )
-    renumbered = np.array([number[name] for name in dataset.class_names], dtype=np.int64)
-    return dataset.splits["test"].renumber(renumbered)
+    return inputs
+
+
+def _own_target(scorer: Scorer, own: Inputs | None, split: Split) -> Target:
+    assert own is not None  # `_own_inputs` has refused a network without
+    images = {"train": own.train, "val": own.val, "test": own.test}[split]
+    if images is None:
+        raise DataError(
+            f"{scorer.text} held no validation images back", hint="Leave --split out to score test"
+        )
+    dataset = own.dataset
+    return Target(
+        name=dataset.info.name,
+        title=own.name,
+        images=images,
+        split=split,
+        notes=tuple(dataset.notes),
+        group_of_class=dataset.groups,
+    )
+
+
+def _named_target(
+    scorer: Scorer, name: str, split: Split, own: Inputs | None, stop: StopSignals
+) -> Target:
+    data_dir = scorer.recipe.data.data_dir
+    dataset = load_dataset(
+        name,
+        data_dir=Path(data_dir) if data_dir else None,
+        for_evaluation=True,
+        progress=lambda _done, _total: stop.check(),
+    )
+    known = dict(zip(own.class_names, own.dataset.groups, strict=False)) if own is not None else {}
+    known |= dict(zip(dataset.class_names, dataset.groups, strict=False))
+    return Target(
+        name=dataset.info.name,
+        title=spoken_name(dataset),
+        images=in_classes_of(scorer.class_names, dataset, split=split),
+        split=split,
+        notes=tuple(dataset.notes),
+        group_of_class=groups_by_name(scorer.class_names, known),
+    )
+
+
+def _fitting_images(
+    own: Inputs | None, *, split: Split, wanted: bool, notes: list[str]
+) -> ImageSet | None:
+    """Return the images that a temperature is fitted on; where there are none, note why."""
+    if not wanted:
+        return None
+    if own is None:
+        notes.append("no temperature is fitted: a network by name has no validation images")
+    elif own.val is None:
+        notes.append("no temperature is fitted: the run held no validation images back")
+    elif split == "val":
+        notes.append("no temperature is fitted: it would be measured on the images it is fitted on")
+    else:
+        return own.val
+    return None
+
+
+def _images_asked(
+    scorer: Scorer, targets: Sequence[Target], val: ImageSet | None, wanted: Wanted
+) -> int:
+    """Return how many views all that is asked for will look at."""
+    views = NUM_VIEWS[wanted.views]
+    others = {*wanted.resolutions} - {scorer.subject.classifier.resolution}
+    passes = views * (1 + len(others)) + (wanted.views != "one")
+    count = sum(len(target.images) for target in targets) * passes
+    return count + (len(val) * views if val is not None else 0)
+
+
+def _train_counts(own: Inputs | None, scorer: Scorer) -> NDArray[np.int64] | None:
+    """Return the training images of each class (K,), where the run's own images were loaded."""
+    if own is None:
+        return None
+    return np.bincount(own.train.labels, minlength=len(scorer.class_names))

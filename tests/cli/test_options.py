@@ -13,6 +13,7 @@ TRAINING = {
 }  # fmt: skip
 PLACE = {"--out", "--name", "--resume", "--nproc"}
 SCREEN = {"--json", "--quiet", "-q"}
+ASKING = {"--device", "--precision", "--workers"}
 
 ALLOWED = {
     "demo": {"--seeds", "--out"} | SCREEN,
@@ -21,7 +22,11 @@ ALLOWED = {
     "pretrain": TRAINING | SCREEN | PLACE,
     "teacher fit": TRAINING | SCREEN | PLACE | {"--from"},
     "compare": TRAINING | SCREEN | {"--from", "--seeds", "--budget", "--out", "--name"},
-    "evaluate": SCREEN | {"--data-dir", "--device", "--precision", "--workers"},
+    "evaluate": SCREEN | ASKING | {
+        "--data-dir", "--split", "--heads", "--tta", "--resolutions", "--per-class",
+        "--temperature", "--no-temperature", "--out",
+    },
+    "predict": SCREEN | ASKING | {"--top", "--heads", "--csv"},
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
     "plan scratch": TRAINING | {"--out", "--json"},
     "recipes list": {"--json"},

@@ -1,0 +1,74 @@
+"""Own `predict`: the likeliest classes of image files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deit_transfer.cli.console import Output
+from deit_transfer.cli.options import (
+    DeviceOption,
+    JsonFlag,
+    PrecisionOption,
+    QuietFlag,
+    SubjectArgument,
+    WorkersOption,
+    place_overrides,
+    split_list,
+)
+from deit_transfer.cli.progress import progress_shown
+from deit_transfer.errors import DataError
+
+
+def predict(
+    subject: SubjectArgument,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of any depth.")
+    ],
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes shown of each image.")] = 5,
+    heads: Annotated[
+        str, typer.Option("--heads", help="Whose answers: class,distil,joint or some of them.")
+    ] = "joint",
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write a CSV file instead of showing a table.")
+    ] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Say what images show. Unreadable ones are listed at the end (exit code 3)."""
+    from deit_transfer.report.prediction import pace_line, prediction_table
+    from deit_transfer.run.predict import predict as run_predict
+    from deit_transfer.run.predict import write_predictions_csv
+
+    output = Output(as_json=as_json, quiet=quiet)
+    with progress_shown(output, f"asking {subject}") as progress:
+        result = run_predict(
+            subject,
+            paths,
+            top=top,
+            heads=split_list(heads) or ("joint",),
+            overrides=place_overrides(None, device, precision, workers),
+            progress=progress,
+        )
+    for note in result["notes"]:
+        output.tell(f"note: {note}")
+    if csv is not None:
+        write_predictions_csv(csv, result)
+        output.tell(f"Written: {csv}")
+    output.tell(pace_line(result))
+    output.finish(result, *([prediction_table(result)] if csv is None else []))
+    if result["unreadable"]:
+        raise _unreadable(result)
+
+
+def _unreadable(result: dict) -> DataError:
+    bad = result["unreadable"]
+    count = f"{len(bad):,} of {result['num_images']:,} images"
+    listed = "".join(f"\n  - {one['reason']}" for one in bad)
+    return DataError(
+        f"{count} could not be read:{listed}",
+        hint="The others are answered above; mend or remove these",
+    )

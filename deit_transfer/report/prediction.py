@@ -1,0 +1,62 @@
+"""Own the table of what a network sees in images. Reads a result object of `predict`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from deit_transfer.report.look import Look, Screen, new_table
+from deit_transfer.report.numbers import duration, grouped
+
+MOST_ROWS = 200
+NARROWEST_PATH = 20
+
+
+def prediction_table(result: Mapping[str, Any]) -> Screen:
+    """Return one row an image, its likeliest classes below one another.
+
+    Args:
+        result: `images`, each `image`, `head` and `classes` (the likeliest first) with `class`,
+            `percent` and where it is known `name`, the class in words.
+    """
+
+    def build(look: Look) -> RenderableType:
+        rows = result["images"]
+        if not rows:
+            return look.text("No image could be read.")
+        several = len({row["head"] for row in rows}) > 1
+        table = new_table(look, "")
+        table.add_column("image", overflow="fold", min_width=NARROWEST_PATH)
+        if several:
+            table.add_column("head", no_wrap=True)
+        table.add_column("%", justify="right", no_wrap=True)
+        table.add_column("class", overflow="fold")
+        for row in rows[:MOST_ROWS]:
+            for number, given in enumerate(row["classes"]):
+                first = number == 0
+                cells: list[Text] = [look.text(row["image"] if first else "")]
+                cells += [look.text(row["head"] if first else "")] * several
+                style = "bold" if first else ""
+                cells.append(look.text(f"{given['percent']:.1f}", style=style))
+                cells.append(look.text(_called(given), style=style))
+                table.add_row(*cells)
+            if len(row["classes"]) > 1:
+                table.add_section()
+        left_out = len(rows) - MOST_ROWS
+        more = f"{grouped(left_out)} more are not shown; --csv FILE or --json has all of them"
+        return Group(table, *([look.text(more)] if left_out > 0 else []))
+
+    return Screen(build)
+
+
+def pace_line(result: Mapping[str, Any]) -> str:
+    """Return how many images were answered, and how fast."""
+    count = grouped(result["num_images"])
+    images = f"{count} image{'' if result['num_images'] == 1 else 's'}"
+    pace = f"{result['images_per_second']:,.1f} images/s"
+    return f"{images} in {duration(result['seconds'])} ({pace}, decoding included)"
+
+
+def _called(given: Mapping[str, Any]) -> str:
+    return f"{given['name']} ({given['class']})" if given.get("name") else str(given["class"])
