@@ -7,14 +7,6 @@ from torch.optim import Optimizer
 
 from deit_transfer.errors import UsageError
 
-# Recipes state peak_lr at this batch size (paper, section 6; reference main.py:350).
-LR_BATCH_SIZE = 512
-
-
-def scaled_lr(peak_lr: float, batch_size: int) -> float:
-    """Return the peak learning rate for a batch size: peak_lr * batch_size / 512."""
-    return peak_lr * batch_size / LR_BATCH_SIZE
-
 
 def learning_rate(
     step: int,

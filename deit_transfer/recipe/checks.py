@@ -2,7 +2,7 @@
 
 from deit_transfer.recipe.schema import Recipe
 
-REFERENCE_BATCH = 512  # the paper states learning rates at this batch (section 6)
+REFERENCE_BATCH = 512  # learning rates are stated at it (section 6; main.py:350)
 
 
 def scaled_peak_lr(recipe: Recipe) -> float:

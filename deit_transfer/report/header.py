@@ -67,6 +67,8 @@ class HeaderFacts:
     load_report: Sequence[str] = ()
     precision_reason: str = ""
     attention: str = ""
+    keeps_memory: bool = False
+    compat: str = ""
     world_size: int = 1
     epochs_note: str = ""
     augmentation: str = ""
@@ -116,6 +118,7 @@ def _model(facts: HeaderFacts, look: Look) -> list[Fact]:
 def _training(facts: HeaderFacts, look: Look) -> list[Fact]:
     return [
         ("recipe", facts.recipe),
+        ("semantics", facts.compat),
         ("batch", _batch(facts)),
         ("learning rate", look.lines(_learning_rate(facts, look))),
         ("length", _length(facts)),
@@ -128,11 +131,12 @@ def _training(facts: HeaderFacts, look: Look) -> list[Fact]:
 def _run(facts: HeaderFacts) -> list[Fact]:
     reason = f" ({facts.precision_reason})" if facts.precision_reason else ""
     attention = f", {facts.attention} attention" if facts.attention else ""
+    memory = ", freed memory kept" if facts.keeps_memory else ""
     estimate = (
         "" if facts.estimated_seconds is None else f"about {duration(facts.estimated_seconds)}"
     )
     return [
-        ("device", f"{facts.device}, {facts.precision}{reason}{attention}"),
+        ("device", f"{facts.device}, {facts.precision}{reason}{attention}{memory}"),
         ("seed", str(facts.seed)),
         ("time", estimate),
         ("folder", facts.run_folder),

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from deit_transfer.engine.allocator import keep_freed_memory
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
 from deit_transfer.models.classifier import Attention, Classifier, choose_attention, set_attention
@@ -27,7 +28,11 @@ class Agreed:
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
-    """Hold a run that is ready to start; `estimated_s` is None where nothing was timed."""
+    """Hold a run that is ready to start.
+
+    `keeps_memory` says that the C library was told to keep freed blocks; `estimated_s` is None
+    where nothing was timed.
+    """
 
     recipe: Recipe
     inputs: Inputs
@@ -38,6 +43,7 @@ class Blueprint:
     device: torch.device
     precision: Precision
     attention: Attention
+    keeps_memory: bool
     estimated_s: float | None
     world: World
 
@@ -61,6 +67,7 @@ def draw_blueprint(
     """
     device = resolve_device(recipe.run.device, local_rank=world.local_rank)
     precision = resolve_precision(recipe.run.precision, device)
+    keeps_memory = device.type == "cpu" and keep_freed_memory()
     classifier, load_report = assemble.network(recipe, inputs.class_names, start, device)
     assemble.check_transforms(recipe, classifier)
     asked = agreed.attention if agreed is not None else recipe.run.attention
@@ -99,6 +106,7 @@ def draw_blueprint(
         device=device,
         precision=precision,
         attention=attention,
+        keeps_memory=keeps_memory,
         estimated_s=estimated_s,
         world=world,
     )

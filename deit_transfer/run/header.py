@@ -33,10 +33,12 @@ def header_facts(blueprint: Blueprint, *, folder: str) -> HeaderFacts:
         start_origin=blueprint.start.origin,
         load_report=report.summary[1:] if report is not None else (),
         recipe=recipe.title,
+        compat="the paper's own code (docs/differences.md)" if recipe.compat == "deit" else "",
         device=device_name(blueprint.device),
         precision=precision.name,
         precision_reason=precision.reason,
         attention=blueprint.attention,
+        keeps_memory=blueprint.keeps_memory,
         world_size=blueprint.world.size,
         batch_size=schedule.batch_size,
         micro_batch_size=micro_batch_size,
@@ -89,17 +91,21 @@ def describe_augmentation(augment: Augment) -> str:
 
 
 def _epochs_note(recipe: Recipe, plan: Durations) -> str:
+    notes = []
+    if recipe.run.time_budget_minutes is not None and plan.epochs < recipe.schedule.epochs:
+        notes.append(f"shortened from {recipe.schedule.epochs} to fit the time budget")
+    elif plan.raised:
+        steps = f"{recipe.schedule.min_steps} steps"
+        notes.append(f"raised from {recipe.schedule.epochs} to reach {steps}")
     repeats = recipe.augment.repeats
     if repeats > 1:
         # the paper's "300 epochs" are 100 passes of three views each
         unique = -(-plan.images_per_epoch // repeats)
         passes = plan.epochs / repeats
-        return f"each {repeats} views of {unique:,} images; {passes:g} passes over the images"
-    if recipe.run.time_budget_minutes is not None and plan.epochs < recipe.schedule.epochs:
-        return f"shortened from {recipe.schedule.epochs} to fit the time budget"
-    if plan.raised:
-        return f"raised from {recipe.schedule.epochs} to reach {recipe.schedule.min_steps} steps"
-    return ""
+        notes.append(
+            f"each {repeats} views of {unique:,} images; {passes:g} passes over the images"
+        )
+    return "; ".join(notes)
 
 
 def device_name(device: torch.device) -> str:

@@ -68,10 +68,16 @@ class Session:
             self._save()
             world.barrier()
             return
-        self.progress = Progress.from_state(self._load()["progress"])
+        saved = self._load()
+        self.progress = Progress.from_state(saved["progress"])
         self._say(
             f"resumed at step {self.progress.steps_done} of {self.blueprint.durations.total_steps}"
         )
+        if saved["world_size"] != world.size:
+            self._say(
+                f"{saved['world_size']} processes saved this and {world.size} go on with it: the "
+                "batches are the same, sums differ by rounding"
+            )
         self.records = [
             record for record in self.folder.metrics() if record["step"] < self.progress.steps_done
         ]
@@ -245,6 +251,7 @@ class Session:
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "progress": self.progress.state(),
+                    "world_size": self.blueprint.world.size,
                 },
             )
         self._saved_at = time.monotonic()

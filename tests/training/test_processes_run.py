@@ -24,10 +24,10 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def run_processes(count: int, photos: Path, out: Path) -> dict:
+def run_processes(count: int, photos: Path, out: Path, *more: str) -> dict:
     command = [sys.executable, "-m", "deit_transfer", "scratch", str(photos), *SETTINGS]
     done = subprocess.run(
-        [*command, "--out", str(out), "--name", "run", "--nproc", str(count)],
+        [*command, "--out", str(out), "--name", "run", "--nproc", str(count), *more],
         capture_output=True,
         text=True,
         check=False,
@@ -62,6 +62,12 @@ def test_two_processes_reach_the_result_of_one(photos: Path, tmp_path: Path) -> 
     theirs = weights(tmp_path / "one")
     for name, ours in weights(tmp_path / "two").items():
         np.testing.assert_allclose(ours, theirs[name], atol=2e-5, err_msg=name)
+    # one process can end what two began, and says that it is another number
+    (tmp_path / "two" / "run" / "result.json").unlink()
+    again = run_processes(1, photos, tmp_path / "two", "--resume")
+    assert again["top1"] == two["top1"]
+    log = (tmp_path / "two" / "run" / "train.log").read_text()
+    assert "2 processes saved this and 1 go on with it" in log
 
 
 @pytest.mark.slow

@@ -1,0 +1,145 @@
+"""Time one training step on made-up images: ours against timm's own parts, in turns.
+
+    python benchmarks/training_step.py --model deit_tiny_patch16_224 --batch-size 64
+
+timm's default is a step as its train.py makes it without flags: fp32. Its best flags add autocast
+in bf16, where the hardware computes in it. Ours is the program's own loop with what the program
+chooses for this device. All have the same network, AdamW, soft targets, no average of weights.
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from functools import partial
+
+import timm
+import torch
+from machine import Work, print_rates, time_in_turns, wait_for
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from deit_transfer.batch import Batch
+from deit_transfer.data.loader import StepBatches
+from deit_transfer.engine.allocator import keep_freed_memory
+from deit_transfer.engine.loop import train_steps
+from deit_transfer.engine.objectives import make_objective
+from deit_transfer.engine.param_groups import make_optimizer
+from deit_transfer.engine.precision import resolve_device, resolve_precision
+from deit_transfer.models.classifier import build_classifier, choose_attention
+
+NUM_CLASSES = 10
+
+
+def made_up(batch_size: int, resolution: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return images (B, 3, R, R) and targets (B, K)."""
+    torch.manual_seed(0)
+    images = torch.randn(batch_size, 3, resolution, resolution, device=device)
+    labels = torch.randint(NUM_CLASSES, (batch_size,), device=device)
+    return images, nn.functional.one_hot(labels, NUM_CLASSES).float()
+
+
+def timm_step(
+    *, name: str, batch_size: int, resolution: int, device_name: str, autocast: bool
+) -> Work:
+    """Prepare a step of timm's parts, in the order of its train.py."""
+    device = resolve_device(device_name)
+    precision = resolve_precision("auto" if autocast else "fp32", device)
+    images, targets = made_up(batch_size, resolution, device)
+    model = timm.create_model(name, num_classes=NUM_CLASSES, img_size=resolution).to(device)
+    model.train()
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05)
+    loss_of = SoftTargetCrossEntropy()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with precision.autocast():
+            loss = loss_of(model(images), targets)
+        loss.backward()
+        optimizer.step()
+        wait_for(device)
+
+    return step
+
+
+def our_step(*, name: str, batch_size: int, resolution: int, device_name: str) -> Work:
+    """Prepare a step of the program's own loop."""
+    device = resolve_device(device_name)
+    precision = resolve_precision("auto", device)
+    kept = keep_freed_memory()
+    images, targets = made_up(batch_size, resolution, device)
+    classifier = build_classifier(name=name, num_classes=NUM_CLASSES, resolution=resolution)
+    classifier.to(device)
+    choice = choose_attention(
+        classifier, resolution=resolution, device=device, dtype=precision.dtype
+    )
+    print(f"ours: {precision.name} ({precision.reason})")
+    print(f"ours: {choice.attention} attention; freed memory is kept: {kept}")
+    pixels = torch.zeros(batch_size, 3, 1, 1, dtype=torch.uint8)
+    indices = torch.arange(batch_size)
+    batch = Batch(
+        images=pixels,
+        labels=indices % NUM_CLASSES,
+        indices=indices,
+        repetitions=torch.zeros_like(indices),
+        epoch=0,
+    )
+
+    def endless() -> Iterator[StepBatches]:
+        for step in itertools.count():
+            yield StepBatches(
+                micro_batches=[batch], numbers=[0], global_batch_size=batch_size, epoch=0, step=step
+            )
+
+    reports = train_steps(
+        model=classifier,
+        batches=endless(),
+        prepare=lambda _batch: (images, targets),
+        objective=make_objective(kind="none"),
+        optimizer=make_optimizer(
+            classifier.backbone, name="adamw", peak_lr=1e-4, weight_decay=0.05
+        ),
+        lr_at=lambda _step: 1e-4,
+        precision=precision,
+        device=device,
+        seed=0,
+    )
+
+    def step() -> None:
+        next(reports)
+        wait_for(device)
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="deit_tiny_patch16_224")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--resolution", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    given = parser.parse_args()
+    shared = {
+        "name": given.model,
+        "batch_size": given.batch_size,
+        "resolution": given.resolution,
+        "device_name": given.device,
+    }
+    device = resolve_device(given.device)
+    precision = resolve_precision("auto", device)
+    sides = {"timm, default (fp32)": partial(timm_step, **shared, autocast=False)}
+    if precision.name != "fp32":
+        sides[f"timm, best flags ({precision.name})"] = partial(timm_step, **shared, autocast=True)
+    sides["ours"] = partial(our_step, **shared)
+    seconds = time_in_turns(sides, rounds=given.rounds)
+    print_rates(
+        f"Training step: {given.model}, {given.resolution} px, batch {given.batch_size}, {device}",
+        seconds,
+        images=given.batch_size,
+        ours="ours",
+    )
+
+
+if __name__ == "__main__":
+    main()
