@@ -67,11 +67,13 @@ def _screen(sweep: Sweep, look: Look) -> RenderableType:
     notes = Table.grid(padding=(0, 1, 0, 0))
     for note in _notes(sweep):
         notes.add_row("*", look.text(note, style="dim"))
-    return Group(_table(sweep, look), *answer, notes)
+    # above the table, which may be too narrow to be its title's measure
+    title = look.text(_title(sweep), style="bold")
+    return Group(title, _table(sweep, look), *answer, notes)
 
 
 def _table(sweep: Sweep, look: Look) -> Table:
-    table = new_table(look, _title(sweep))
+    table = new_table(look, "")
     titles, rows = _cells(sweep, plus_minus=look.plus_minus)
     for place, title in enumerate(titles):
         folds = title in ("recipe", "settings")
@@ -151,6 +153,8 @@ def _ordered(sweep: Sweep) -> Iterator[Row]:
 
 def _state(row: Row, sweep: Sweep) -> str:
     winner = sweep["winner"]
+    if row["state"] == "pruned":
+        return f"pruned at {row['epoch']}/{row['epochs']}"
     return "winner" if winner and row["trial"] == winner["trial"] else row["state"]
 
 
@@ -189,7 +193,14 @@ def _notes(sweep: Sweep) -> list[str]:
     reused = sum(bool(row["reused"]) for row in sweep["trials"])
     if reused:
         notes.append(f"{reused} of {len(sweep['trials'])} trials were there already")
-    notes += [f"{_called(row)}: {row['reason']}" for row in sweep["trials"] if row["reason"]]
+    pruned = [row for row in sweep["trials"] if row["state"] == "pruned"]
+    if pruned:
+        notes.append(f"{len(pruned)} trials were given up early; theirs is the best epoch so far")
+    notes += [
+        f"{_called(row)}: {row['reason']}"
+        for row in sweep["trials"]
+        if row["reason"] and row not in pruned
+    ]
     if any(row.get("paper") for row in sweep["trials"]):
         notes.append(
             "the paper's figures (Table 7, Touvron et al., ICML 2021) are of DeiT-B on ImageNet, "

@@ -21,6 +21,7 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.recipe.space import Dimension, Point, describe_point
 from deit_transfer.report.numbers import duration
 from deit_transfer.report.sweep import sweep_markdown
+from deit_transfer.run import assemble
 from deit_transfer.run.observer import Observer
 from deit_transfer.run.ready import Ready
 from deit_transfer.run.trials import (
@@ -90,7 +91,16 @@ def search(
     pruner: Pruner,
 ) -> None:
     """Make the trials that Optuna asks for, first those that an earlier call left unfinished."""
-    study = Study(under_way.folder.path, dimensions, pruner=pruner, seed=under_way.first.run.seed)
+    epochs = assemble.durations(
+        under_way.first, num_images=len(under_way.ready.inputs.train)
+    ).epochs
+    study = Study(
+        under_way.folder.path,
+        dimensions,
+        pruner=pruner,
+        epochs=epochs,
+        seed=under_way.first.run.seed,
+    )
     under_way.rows += [{**row, "reused": True} for row in study.ended()]
     if under_way.rows:
         under_way.observer.note(f"{len(under_way.rows)} trials of an earlier call stand")

@@ -22,7 +22,8 @@ JOURNAL_FILE = "optuna.journal"
 STUDY = "sweep"
 # before this many trials have ended there is no median worth the name; a guess
 FIRST_TRIALS_KEPT = 4
-FIRST_EPOCHS_KEPT = 1
+# the warm-up and a high rate say little about where a trial ends; a guess
+KEPT_SHARE = 3
 
 
 class Pruned(StoppedError):
@@ -37,6 +38,7 @@ class Study:
         dimensions: What is varied, and how.
         pruner: `median`: give up on a trial that is below the median of the others at an epoch;
             `halving`: successive halving; `none`.
+        epochs: Of a trial; the first third of them is never given up on.
         seed: Of the suggestions.
 
     Raises:
@@ -44,7 +46,13 @@ class Study:
     """
 
     def __init__(
-        self, folder: Path, dimensions: Sequence[Dimension], *, pruner: Pruner, seed: int
+        self,
+        folder: Path,
+        dimensions: Sequence[Dimension],
+        *,
+        pruner: Pruner,
+        epochs: int,
+        seed: int,
     ) -> None:
         check_installed()
         import optuna
@@ -58,7 +66,7 @@ class Study:
             study_name=STUDY,
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL_FILE))),
             direction="maximize",
-            pruner=_pruner(pruner),
+            pruner=_pruner(pruner, first_epoch=max(1, epochs // KEPT_SHARE)),
             load_if_exists=True,
         )
 
@@ -146,12 +154,12 @@ def check_installed() -> None:
         ) from None
 
 
-def _pruner(name: Pruner) -> "optuna.pruners.BasePruner":
+def _pruner(name: Pruner, *, first_epoch: int) -> "optuna.pruners.BasePruner":
     from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
 
     if name == "median":
-        return MedianPruner(n_startup_trials=FIRST_TRIALS_KEPT, n_warmup_steps=FIRST_EPOCHS_KEPT)
-    return SuccessiveHalvingPruner() if name == "halving" else NopPruner()
+        return MedianPruner(n_startup_trials=FIRST_TRIALS_KEPT, n_warmup_steps=first_epoch)
+    return SuccessiveHalvingPruner(min_resource=first_epoch) if name == "halving" else NopPruner()
 
 
 def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
