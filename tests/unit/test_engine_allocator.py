@@ -16,7 +16,7 @@ def use():
     torch.ones(16 * 2**20)
 use(); use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(30):
     use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
