@@ -7,8 +7,25 @@ from typing import Annotated
 import typer
 
 from deit_transfer import __version__
-from deit_transfer.cli import compare, data, demo, evaluate, plan, predict, recipes, runs, train
-from deit_transfer.cli.console import show_error
+from deit_transfer.cli import (
+    cli,
+    compare,
+    console,
+    data,
+    deit_transfer,
+    demo,
+    disagree,
+    evaluate,
+    from,
+    import,
+    plan,
+    predict,
+    recipes,
+    runs,
+    show_error,
+    tokens,
+    train,
+)
 from deit_transfer.errors import DeitTransferError, Interrupted
 
 EXIT_CODES = """
@@ -33,6 +50,8 @@ app.add_typer(train.teacher_app, name="teacher")
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("disagree")(disagree.disagree)
+app.command("tokens")(tokens.tokens)
 app.add_typer(plan.app, name="plan")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

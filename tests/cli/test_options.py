@@ -27,6 +27,8 @@ ALLOWED = {
         "--temperature", "--no-temperature", "--out",
     },
     "predict": SCREEN | ASKING | {"--top", "--heads", "--csv"},
+    "disagree": SCREEN | {"--on", "--out", "--data-dir", "--device"},
+    "tokens": SCREEN | {"--dataset", "--images", "--out", "--data-dir", "--device"},
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
     "plan scratch": TRAINING | {"--out", "--json"},
     "recipes list": {"--json"},

@@ -1,0 +1,52 @@
+"""Own `disagree`: how often networks decide differently (the paper's Table 4)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deit_transfer.cli.console import Output
+from deit_transfer.cli.options import DataDirOption, DeviceOption, JsonFlag, QuietFlag
+from deit_transfer.cli.progress import progress_shown
+
+
+def disagree(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_MODEL...",
+            help="Runs' folders; with --on also networks by name, or MODEL=WEIGHTS.",
+        ),
+    ],
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="DATASET",
+            help="Ask all about these test images. None: what the runs stored.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="PNG file to write.")] = Path("disagree.png"),
+    data_dir: DataDirOption = None,
+    device: DeviceOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show how often runs and networks decide differently, in pairs and from the truth.
+
+    A distilled network counts as three: its class head, its distillation head, and both.
+    """
+    from deit_transfer.report.disagreement import disagreement_table
+    from deit_transfer.run.disagree import disagree as run_disagree
+
+    output = Output(as_json=as_json, quiet=quiet)
+    with progress_shown(output, "asking") as progress:
+        facts = run_disagree(
+            subjects,
+            path=out,
+            dataset_name=on,
+            data_dir=data_dir,
+            device_name=device,
+            progress=progress,
+        )
+    output.finish(facts, disagreement_table(facts), f"Figure: {out}")

@@ -1,0 +1,63 @@
+"""Own `tokens`: what the class and the distillation token have become."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deit_transfer.cli.console import Output
+from deit_transfer.cli.options import (
+    FLAG_LOCATIONS,
+    DataDirOption,
+    DeviceOption,
+    JsonFlag,
+    QuietFlag,
+)
+from deit_transfer.cli.progress import progress_shown
+
+
+def tokens(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_MODEL", help="A run's folder, a network's name, or MODEL=WEIGHTS."
+        ),
+    ],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[IMAGE...]", help="Image files. None: test images of the run."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Look at this dataset's test images.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", min=1, max=100_000, help="Test images looked at.")
+    ] = 200,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")] = Path("tokens"),
+    data_dir: DataDirOption = None,
+    device: DeviceOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show how alike both tokens are in each layer, and what positions and tokens attend to."""
+    from deit_transfer.report.tokens import tokens_table
+    from deit_transfer.run.tokens import tokens as run_tokens
+
+    overrides: dict[str, Any] = {}
+    if device is not None:
+        overrides[FLAG_LOCATIONS["device"]] = device
+    if data_dir is not None:
+        overrides["data.data_dir"] = str(data_dir)
+    output = Output(as_json=as_json, quiet=quiet)
+    with progress_shown(output, "looking") as progress:
+        facts = run_tokens(
+            subject,
+            files=files or (),
+            dataset_name=dataset,
+            num_images=images,
+            out=out,
+            overrides=overrides,
+            progress=progress,
+        )
+    drawn = ", ".join(facts["figures"].values())
+    output.finish(facts, tokens_table(facts), f"Figures: {drawn}")

@@ -1,0 +1,198 @@
+"""Own how disagreement is shown: the matrix and its pairs as tables, the heat map, the paper's own.
+
+Reads the object that `analysis.disagreement.disagreement` returns; tests nothing itself.
+"""
+
+import io
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from deit_transfer.report.figures import DPI, FONT_SIZES, INK
+from deit_transfer.report.files import write_bytes_atomic
+from deit_transfer.report.look import Look, Screen, new_table
+from deit_transfer.report.numbers import grouped, p_text
+from deit_transfer.report.paper_figures import TABLES
+
+Facts = Mapping[str, Any]
+
+GROUND_TRUTH = "ground truth"
+PAPER_TITLE = "The paper's Table 4, with ImageNet val"
+WIDTH, RATE_WIDTH = 80, 8  # columns of a screen, and of a rate with its padding and line
+COLUMNS_ABREAST = 6  # as many rates as leave room for names
+CELL_INCHES = 0.82
+LABEL_LETTERS = 28
+
+
+def paper_matrix() -> tuple[list[str], list[list[float]]]:
+    """Return the names and the rates of the paper's Table 4, ground truth first, as ours."""
+    table = TABLES["table4"]
+    names = [GROUND_TRUTH, *table.columns]
+    from_truth = table.rows[GROUND_TRUTH]
+    square = [(0.0, *from_truth)]
+    square += [(table.rows[GROUND_TRUTH][n], *table.rows[c]) for n, c in enumerate(table.columns)]
+    return names, [[float(value or 0) for value in row] for row in square]
+
+
+def disagreement_table(facts: Facts) -> Screen:
+    """Return the matrix, every pair with its interval and test, and the paper's matrix.
+
+    Args:
+        facts: `dataset`, `names` (ground truth first), `matrix` and `intervals` of rates 0..1,
+            `tests` (each `a`, `b`, `error_difference`, `error_difference_ci95`, `p_value`),
+            `num_images`, `notes`.
+    """
+    return Screen(lambda look: _screen(facts, look))
+
+
+def heat_map_png(path: Path, facts: Facts, *, dataset: str) -> None:
+    """Draw the matrix beside the paper's, and write the PNG whole.
+
+    Args:
+        path: Where the PNG appears, or is replaced; its folder is made.
+        facts: As in `disagreement_table`.
+        dataset: What the images are called.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names, (paper_names, paper_rates) = list(facts["names"]), paper_matrix()
+    with rc_context(FONT_SIZES), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        sides = [len(names), len(paper_names)]
+        figure = Figure(figsize=(CELL_INCHES * sum(sides) + 5.4, CELL_INCHES * max(sides) + 2))
+        figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
+        FigureCanvasAgg(figure)
+        ours, papers = figure.subplots(1, 2, width_ratios=sides)
+        heading = "Share of images that two classifiers decide differently"
+        figure.suptitle(heading, fontsize=15, fontweight="bold", color=INK)
+        title = f"{dataset}\n{facts['num_images']:,} test images"
+        _draw(ours, names, facts["matrix"], title=title)
+        _draw(papers, paper_names, paper_rates, title=PAPER_TITLE.replace(", ", "\n"))
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=DPI // 2, facecolor="white")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(path, png.getvalue())
+
+
+def extremes(facts: Facts) -> str:
+    """Say which two classifiers decide most alike and which least; empty for fewer than three."""
+    names, matrix = facts["names"], facts["matrix"]
+    pairs = [(matrix[a][b], names[a], names[b]) for a, b in combinations(range(len(names)), 2) if a]
+    if len(pairs) < 2:
+        return ""
+    (low, *alike), (high, *apart) = min(pairs), max(pairs)
+    return (
+        f"Most alike are {' and '.join(alike)} (rate {low:.3f}), "
+        f"least {' and '.join(apart)} ({high:.3f})."
+    )
+
+
+def _screen(facts: Facts, look: Look) -> RenderableType:
+    title = (
+        f"Rate of different decisions on {facts['dataset']}, "
+        f"{grouped(facts['num_images'])} test images"
+    )
+    notes = Table.grid(padding=(0, 1, 0, 0))
+    for note in [*facts.get("notes", []), *_footnotes(facts)]:
+        notes.add_row("*", look.text(note, style="dim"))
+    sentence = extremes(facts)
+    return Group(
+        *_matrix_tables(title, facts["names"], facts["matrix"], look),
+        _pairs_table(facts, look),
+        *([look.text(sentence, style="bold green")] if sentence else []),
+        notes,
+        *_matrix_tables(PAPER_TITLE, *paper_matrix(), look),
+    )
+
+
+def _footnotes(facts: Facts) -> list[str]:
+    notes = ["intervals: 95%, bootstrap over images; other seeds would differ by more"]
+    if facts["tests"]:
+        method = facts["tests"][0]["method"]
+        count = len(facts["tests"])
+        several = f"; {count} tests, p-values not corrected for their number" if count > 1 else ""
+        notes.append(f"error: first minus second, in points, {method}{several}")
+    return notes
+
+
+def _matrix_tables(
+    title: str, names: Sequence[str], matrix: Sequence[Sequence[float]], look: Look
+) -> list[RenderableType]:
+    """Return the matrix as the paper prints it, in blocks of numbered columns that fit."""
+    tables: list[RenderableType] = [look.text(title, style="bold")]
+    count = len(names) - 1
+    abreast = -(-count // -(-count // COLUMNS_ABREAST))  # blocks of nearly one size
+    for first in range(1, len(names), abreast):
+        shown = range(first, min(first + abreast, len(names)))
+        table = new_table(look, "")
+        table.add_column("", overflow="fold", max_width=WIDTH - 4 - RATE_WIDTH * len(shown))
+        for column in shown:
+            table.add_column(str(column), justify="right", no_wrap=True)
+        for row, name in enumerate(names):
+            label = f"{row} {name}" if row else name
+            table.add_row(look.text(label), *(f"{matrix[row][column]:.3f}" for column in shown))
+        tables.append(table)
+    return tables
+
+
+def _pairs_table(facts: Facts, look: Look) -> Table:
+    names, matrix, intervals = facts["names"], facts["matrix"], facts["intervals"]
+    tests = {frozenset((test["a"], test["b"])): test for test in facts["tests"]}
+    table = new_table(look, "Pairs, by number")
+    table.add_column("pair", no_wrap=True)
+    for name in ("differ", "95% interval", "error", "95% interval", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for a, b in combinations(range(len(names)), 2):
+        low, high = intervals[a][b]
+        pair = f"{a}, {b}" if a else f"truth, {b}"
+        test = tests.get(frozenset((names[a], names[b])))
+        table.add_row(pair, f"{matrix[a][b]:.3f}", f"{low:.3f} to {high:.3f}", *_test_cells(test))
+    return table
+
+
+def _test_cells(test: Mapping[str, Any] | None) -> list[str]:
+    if test is None:
+        return ["", "", ""]
+    low, high = (100 * end for end in test["error_difference_ci95"])
+    p_value = p_text(test["p_value"]).removeprefix("p ").removeprefix("= ")
+    return [f"{100 * test['error_difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", p_value]
+
+
+def _draw(
+    axes: Any, names: Sequence[str], matrix: Sequence[Sequence[float]], *, title: str
+) -> None:
+    """Draw one matrix, each cell with its rate; a darker cell is a larger one."""
+    largest = max(max(row) for row in matrix) or 1.0
+    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=largest)
+    for row, rates in enumerate(matrix):
+        for column, rate in enumerate(rates):
+            colour = "white" if rate > 0.5 * largest else INK
+            text = f"{rate:.3f}" if row != column else "0"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
+    places = range(len(names))
+    axes.set_xticks(places, ["truth", *map(str, places[1:])])
+    axes.set_yticks(places, [_row_label(row, name) for row, name in enumerate(names)])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, colors=INK)
+    axes.spines[:].set_visible(False)
+    axes.axhline(0.5, color="white", linewidth=3)
+    axes.axvline(0.5, color="white", linewidth=3)
+    axes.set_title(title, loc="left", color=INK, parse_math=False, fontsize=13)
+
+
+def _row_label(row: int, name: str) -> str:
+    """Return a name with its number, in lines short enough for the margin."""
+    return "\n".join(textwrap.wrap(f"{row} {name}" if row else name, LABEL_LETTERS))
