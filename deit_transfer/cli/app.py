@@ -8,24 +8,19 @@ import typer
 
 from deit_transfer import __version__
 from deit_transfer.cli import (
-    cli,
     compare,
-    console,
     data,
-    deit_transfer,
     demo,
     disagree,
     evaluate,
-    from,
-    import,
     plan,
     predict,
     recipes,
     runs,
-    show_error,
     tokens,
     train,
 )
+from deit_transfer.cli.console import show_error
 from deit_transfer.errors import DeitTransferError, Interrupted
 
 EXIT_CODES = """
