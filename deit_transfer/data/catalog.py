@@ -85,6 +85,15 @@ def find_dataset(name: str, *, data_dir: Path | None = None) -> Path | None:
     return adapter.find(data_dir if data_dir is not None else default_data_dir())
 
 
+def published_name(name: str) -> str:
+    """Return the catalogue's name of what an address is a known copy of; any other name as it is.
+
+    `hf:uoft-cs/cifar10` is `cifar10`. Nothing is read or fetched.
+    """
+    opener = next((opener for opener in _openers() if opener.accepts(name)), None)
+    return (opener.published_name(name) if opener else None) or name
+
+
 def prepare_dataset(
     name: str, *, data_dir: Path | None = None, progress: Progress | None = None
 ) -> Path | None:
@@ -118,7 +127,7 @@ def _configured(
         return adapter
     if not isinstance(adapter, Configurable):
         raise UsageError(
-            f"{name} has one kind of class and one order: neither data.level nor "
+            f"{name} has one kind of class and one order: neither --level (data.level) nor "
             "data.class_order applies to it",
             hint="Leave both out. They are for inat2018 and inat2019.",
         )

@@ -20,7 +20,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # "address": one names one's own.
 Access = Literal["embedded", "download", "on request", "by hand", "address"]
 
-# Called with the bytes or images done so far and the total (0: unknown). It may raise to stop.
+# Called with the bytes (of what is fetched, unpacked or listed) or images (of what is decoded)
+# done so far, and the total (0: unknown). It may raise to stop.
 Progress = Callable[[int, int], None]
 
 
@@ -316,7 +317,8 @@ class Dataset:
 
     `layout` says in a few words what was found on disk; `notes` what the user should know
     about how it was read (skipped files, carved splits, checksums that differ). `groups` names
-    the coarser group of each class, in label order, where the dataset has such.
+    the coarser group of each class, in label order: the coarse labels of CIFAR-100, the
+    super-categories of iNaturalist; empty where the dataset has none.
     """
 
     info: DatasetInfo
@@ -381,6 +383,9 @@ class DatasetOpener(Protocol):
 
     def accepts(self, address: str) -> bool:
         """Tell whether the address is of this kind; whether it can be read shows later."""
+
+    def published_name(self, address: str) -> str | None:
+        """Return the name in the catalogue of the dataset that the address is a copy of."""
 
     def open(
         self, address: str, *, for_evaluation: bool = False, progress: Progress | None = None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deit_transfer.data.catalog import published_name
 from deit_transfer.errors import UsageError
 from deit_transfer.recipe.loader import default_recipe_name, load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
@@ -32,7 +33,7 @@ def choose_recipe(
         UsageError: The named recipe is for another mode, or the start does not fit the mode.
         RecipeError: The recipe with the overrides has faults.
     """
-    name = recipe_name or default_recipe_name(mode, dataset)
+    name = recipe_name or default_recipe(mode, dataset)
     values: dict[str, Any] = {"data.dataset": _full_path(dataset), **(overrides or {})}
     if start is not None:
         values["model.start"] = _full_path(start)
@@ -58,6 +59,11 @@ def choose_recipe(
             hint=f"deit-transfer finetune {dataset} --from {recipe.model.start}",
         )
     return recipe
+
+
+def default_recipe(mode: Mode, dataset: str) -> str:
+    """Return the shipped recipe's name for a dataset, also where it comes from the hub."""
+    return default_recipe_name(mode, published_name(dataset))
 
 
 def _with_epochs(values: dict[str, Any], base: Recipe) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from deit_transfer.engine.distributed import World
 from deit_transfer.engine.seed import seed_preparation
 from deit_transfer.models.classifier import Classifier
 from deit_transfer.models.start import NONE, read_start
-from deit_transfer.recipe.loader import default_recipe_name, load_recipe
+from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.preview import Cell, preview_png
 from deit_transfer.run import assemble
+from deit_transfer.run.choose import default_recipe
 from deit_transfer.run.header import describe_augmentation
 from deit_transfer.run.inputs import Inputs, load_official
 
@@ -49,7 +50,7 @@ def preview(
     Returns:
         What was drawn, as plain values.
     """
-    name = recipe_name or default_recipe_name("finetune", dataset)
+    name = recipe_name or default_recipe("finetune", dataset)
     recipe = load_recipe(name, overrides={"data.dataset": dataset, **(overrides or {})})
     official = load_official(recipe.data, progress=progress)
     train = official.splits["train"]

@@ -33,7 +33,7 @@ def write_tree(root, classes, per_class, kind="png"):
 
 def cifar_batch(n, num_classes, seed):
     noise = np.random.default_rng(seed)
-    labels = [int(i) for i in noise.integers(0, num_classes, n)]
+    labels = [int(i) % num_classes for i in noise.permutation(n)]  # every class, where n allows
     return noise.integers(0, 256, (n, 3072), np.uint8), labels
 
 
@@ -164,6 +164,23 @@ def test_class_name_lists_are_right():
 
 
 # CIFAR
+
+
+# The coarse label of each fine one, as the pickles number both.
+COARSE_LABELS = (
+    "4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 "
+    "11 5 5 19 8 8 15 13 14 17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 "
+    "16 12 9 13 15 13 16 19 2 4 6 19 5 5 8 19 18 1 2 15 6 0 17 8 14 13"
+)
+
+
+def test_the_groups_of_cifar100_are_its_coarse_labels(tmp_path):
+    adapter = write_cifar(CIFAR100, tmp_path)
+    groups = adapter.load(adapter.find(tmp_path)).groups
+    names = sorted(set(groups))  # the pickles number them in this order
+    assert [names.index(group) for group in groups] == [int(n) for n in COARSE_LABELS.split()]
+    assert all(groups.count(name) == 5 for name in names)
+    assert CIFAR10.groups == ()
 
 
 def test_cifar_planes_become_pixels(tmp_path):

@@ -27,6 +27,7 @@ from deit_transfer.data.contract import DatasetInfo
 from deit_transfer.data.decode import read_rgb
 from deit_transfer.data.tar_index import index_tar
 from deit_transfer.errors import DataError, UsageError
+from deit_transfer.run.choose import choose_recipe, default_recipe
 
 
 def fault(address, kind=DataError, **options):
@@ -163,7 +164,20 @@ def test_known_copies_name_what_is_in_the_catalogue():
         assert repository == repository.lower()
         assert benchmark.info.name in names
         assert len(benchmark.class_names) == benchmark.info.num_classes
+        assert len(benchmark.groups) in (0, benchmark.info.num_classes)
         assert set(benchmark.info.counts) <= {"train", "val", "test"}
+
+
+def test_a_known_copy_is_trained_by_the_recipe_of_its_dataset():
+    for repository, benchmark in hf.benchmarks().items():
+        for address in (f"hf:{repository}", f"hf:{repository.upper()}@main"):
+            for mode in ("finetune", "scratch"):
+                assert default_recipe(mode, address) == f"{mode}/{benchmark.info.name}"
+    recipe = choose_recipe("finetune", "hf:dpdl-benchmark/oxford_flowers102")
+    assert recipe.data.dataset == "hf:dpdl-benchmark/oxford_flowers102"
+    assert recipe.data.train_on == "train+val"
+    for other in ("hf:someone/photos", "wds:/data/imagenet-{00..63}.tar", "photos.csv", "photos"):
+        assert default_recipe("scratch", other) == "scratch/folder"
 
 
 def test_parquet_faults(tmp_path):

@@ -68,6 +68,32 @@ _CIFAR100_NAMES = (
     "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television "
     "tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
 )
+# The coarse labels of CIFAR-100, each with its five fine ones, as its page lists them.
+_CIFAR100_COARSE = {
+    "aquatic_mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food_containers": "bottle bowl can cup plate",
+    "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
+    "household_electrical_devices": "clock keyboard lamp telephone television",
+    "household_furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large_carnivores": "bear leopard lion tiger wolf",
+    "large_man-made_outdoor_things": "bridge castle house road skyscraper",
+    "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
+    "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium_mammals": "fox porcupine possum raccoon skunk",
+    "non-insect_invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small_mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles_1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles_2": "lawn_mower rocket streetcar tank tractor",
+}
+_COARSE_OF = {
+    fine: coarse for coarse, members in _CIFAR100_COARSE.items() for fine in members.split()
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +106,7 @@ class CifarAdapter:
         train_files, test_files, meta_file: Names of the pickles.
         labels_key, names_key: Keys of the labels and the class names inside them.
         class_names: The names the meta file must give.
+        groups: Coarse name of each class; empty where the set has none.
         md5: Published checksum of each file.
         archive: What `download` fetches.
     """
@@ -94,6 +121,7 @@ class CifarAdapter:
     class_names: tuple[str, ...]
     md5: dict[str, str]
     archive: RemoteFile
+    groups: tuple[str, ...] = ()
 
     @property
     def _files(self) -> tuple[str, ...]:
@@ -124,7 +152,7 @@ class CifarAdapter:
             root=root,
             layout=f"the original pickles ({self.folder})",
             notes=self._checksum_notes(root),
-            groups=self._groups(root),
+            groups=self.groups,
         )
 
     def download(self, data_dir: Path, *, progress: Progress | None = None) -> Path:
@@ -137,6 +165,7 @@ class CifarAdapter:
             data_dir / self.folder,
             member=self.folder,
             max_bytes=_MAX_UNPACKED_BYTES,
+            progress=progress,
             by_hand=by_hand,
         )
 
@@ -188,20 +217,6 @@ class CifarAdapter:
         if list(found or ()) == list(self.class_names):
             return []
         return [f"{self.meta_file}: its {self.names_key!r} are not those of {self.info.title}"]
-
-    def _groups(self, root: Path) -> tuple[str, ...]:
-        """Return the coarse name of each class of CIFAR-100; nothing where the files lack them."""
-        coarse_names = read_pickle(root / self.meta_file).get("coarse_label_names")
-        if not coarse_names:
-            return ()
-        coarse: dict[int, int] = {}
-        for name in self.train_files:
-            batch = read_pickle(root / name)
-            pairs = zip(batch[self.labels_key], batch.get("coarse_labels") or (), strict=False)
-            coarse.update(pairs)
-        if set(coarse) != set(range(len(self.class_names))):
-            return ()
-        return tuple(str(coarse_names[coarse[label]]) for label in range(len(self.class_names)))
 
     def _check_files(self, root: Path) -> None:
         missing = [name for name in self._files if not (root / name).is_file()]
@@ -336,6 +351,7 @@ CIFAR100 = CifarAdapter(
     class_names=tuple(_CIFAR100_NAMES.split()),
     md5=_CIFAR100_MD5,
     archive=_CIFAR100_ARCHIVE,
+    groups=tuple(_COARSE_OF[name] for name in _CIFAR100_NAMES.split()),
 )
 
 ADAPTERS: tuple[DatasetAdapter, ...] = (CIFAR10, CIFAR100)

@@ -56,6 +56,7 @@ class Benchmark(NamedTuple):
 
     info: DatasetInfo
     class_names: tuple[str, ...]
+    groups: tuple[str, ...] = ()
     splits: dict[Split, Split] = {}  # noqa: RUF012  a NamedTuple's default, never changed
 
 
@@ -66,11 +67,11 @@ def benchmarks() -> dict[str, Benchmark]:
     scored: dict[Split, Split] = {"val": "test"}  # its own test split has no labels
     return {
         "uoft-cs/cifar10": Benchmark(CIFAR10.info, CIFAR10.class_names),
-        "uoft-cs/cifar100": Benchmark(CIFAR100.info, CIFAR100.class_names),
+        "uoft-cs/cifar100": Benchmark(CIFAR100.info, CIFAR100.class_names, CIFAR100.groups),
         "dpdl-benchmark/oxford_flowers102": flowers_copy,
         "donghyun99/oxford-flower-102": flowers_copy,
         "tanganke/stanford_cars": Benchmark(cars.info, cars.class_names),
-        "ilsvrc/imagenet-1k": Benchmark(imagenet.info, imagenet.class_names, scored),
+        "ilsvrc/imagenet-1k": Benchmark(imagenet.info, imagenet.class_names, splits=scored),
     }
 
 
@@ -93,6 +94,11 @@ class HubOpener:
 
     def accepts(self, address: str) -> bool:
         return address.startswith(PREFIX)
+
+    def published_name(self, address: str) -> str | None:
+        matched = _ADDRESS.fullmatch(address.removeprefix(PREFIX))
+        known = benchmarks().get(matched["repository"].lower()) if matched else None
+        return known.info.name if known else None
 
     def open(
         self, address: str, *, for_evaluation: bool = False, progress: Progress | None = None
@@ -209,6 +215,7 @@ def _as_benchmark(
         root=root,
         layout=f"parquet files of {info.name}",
         notes=notes,
+        groups=benchmark.groups if named == benchmark.class_names else (),
     )
 
 

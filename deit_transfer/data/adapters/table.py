@@ -56,6 +56,9 @@ class TableOpener:
         path = Path(address).expanduser()
         return path.suffix.lower() in (*_DELIMITERS, ".parquet") and not path.is_dir()
 
+    def published_name(self, address: str) -> str | None:
+        return None  # nothing in it says whose images these are
+
     def open(
         self, address: str, *, for_evaluation: bool = False, progress: Progress | None = None
     ) -> Dataset:

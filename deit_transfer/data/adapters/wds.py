@@ -69,6 +69,9 @@ class ShardOpener:
     def accepts(self, address: str) -> bool:
         return address.startswith(PREFIX)
 
+    def published_name(self, address: str) -> str | None:
+        return None  # nothing in it says whose images these are
+
     def open(
         self, address: str, *, for_evaluation: bool = False, progress: Progress | None = None
     ) -> Dataset:
