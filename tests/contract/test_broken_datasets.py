@@ -33,7 +33,7 @@ from miniatures import (
 
 from deit_transfer.data import catalog
 from deit_transfer.data.adapters import imagenet_tests
-from deit_transfer.data.adapters.inat import INAT2018
+from deit_transfer.data.adapters.inat import INAT2018, INAT2019
 from deit_transfer.data.contract import Options
 from deit_transfer.data.download import checksum
 from deit_transfer.errors import DataError, UsageError
@@ -305,12 +305,17 @@ def test_inat_json_faults(tmp_path):
     assert "train holds 7 images, expected 8" in short
 
 
-def test_inat_split_sizes_of_the_same_sum_are_only_a_note(tmp_path):
+def test_of_other_inat_split_sizes_only_the_papers_are_taken(tmp_path):
     adapter = inat(tmp_path)
-    counts = {"train": 9, "test": 3}  # as the paper's for 2019, which differ by 27
-    dataset = replace(adapter, info=replace(adapter.info, counts=counts)).load(tmp_path)
-    assert any("differ from the usual" in note for note in dataset.notes)
+    published = replace(adapter.info, counts={"train": 9, "test": 3})  # of the same sum
+    message, _ = load_fault(replace(adapter, info=published), tmp_path)
+    assert "train holds 8 images, expected 9" in message
+    papers = replace(adapter, info=published, other_counts={"train": 8, "test": 4})
+    dataset = papers.load(tmp_path)
+    assert any("are the paper's, not the published" in note for note in dataset.notes)
     assert dataset.info.counts == {"train": 8, "test": 4}
+    assert INAT2019.info.counts == {"train": 265_213, "test": 3 * 1010}
+    assert INAT2019.other_counts == {"train": 265_240, "test": 3_003}
 
 
 def test_inat_unpacked_in_part(tmp_path):
@@ -324,7 +329,7 @@ def test_inat_levels_that_a_year_lacks(tmp_path):
     adapter = inat(tmp_path, year="2019").configured(Options(level="supercategory"))
     message, hint = load_fault(adapter, tmp_path)
     assert "the categories of inat2019 have no supercategory" in message
-    assert hint.endswith("--set data.level=kingdom")
+    assert hint.endswith("--level kingdom")
 
 
 def test_inat_archives_placed_by_hand_are_unpacked(tmp_path):

@@ -209,6 +209,17 @@ def test_inat_flattened_is_the_same_dataset(tmp_path):
     )
 
 
+def test_inat_groups_are_super_categories_also_where_only_the_tree_has_them(tmp_path):
+    expected = ("Aves", "Fungi", "Aves", "Aves")
+    first, second = inat(tmp_path / "a"), inat(tmp_path / "b", year="2019")
+    assert load(first, tmp_path / "a").groups == expected
+    assert load(second, tmp_path / "b").groups == expected  # its categories name kingdoms alone
+    by_genus = load(second.configured(Options(level="genus")), tmp_path / "b")
+    assert dict(zip(by_genus.class_names, by_genus.groups, strict=True)) == {
+        "Aix": "Aves", "Amanita": "Fungi", "Anas": "Aves"
+    }  # fmt: skip
+
+
 def test_inat_levels_and_the_reference_codes_order(tmp_path):
     adapter = inat(tmp_path)
     genus = load(adapter.configured(Options(level="genus")), tmp_path)

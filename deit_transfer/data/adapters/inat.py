@@ -69,6 +69,7 @@ class INatAdapter:
         info: The facts, required of the files.
         year: "2018" or "2019"; part of every file's name.
         md5: Published checksum of each archive; "" where none is published.
+        other_counts: Split sizes that are known too, and accepted with a note.
         level: What counts as a class; see LEVELS.
         class_order: "id" or "deit" (order of first appearance in the training annotations).
     """
@@ -76,6 +77,7 @@ class INatAdapter:
     info: DatasetInfo
     year: str
     md5: dict[str, str]
+    other_counts: dict[Split, int] | None = None
     level: str = SPECIES
     class_order: str = "id"
 
@@ -93,7 +95,7 @@ class INatAdapter:
             guess = did_you_mean(options.level, LEVELS)
             raise UsageError(
                 f"there is no level {options.level!r}. {guess}".rstrip(),
-                hint=f"Levels: {', '.join(LEVELS)}. For example: --set data.level=genus",
+                hint=f"Levels: {', '.join(LEVELS)}. For example: --level genus",
             )
         return replace(self, level=options.level, class_order=options.class_order)
 
@@ -150,6 +152,7 @@ class INatAdapter:
                 folder / member,
                 member=member,
                 max_bytes=_MAX_UNPACKED_BYTES,
+                progress=progress,
                 by_hand=by_hand,
             )
         return folder
@@ -203,7 +206,7 @@ class INatAdapter:
             raise DataError(
                 f"the categories of {self.info.name} have no {self.level}",
                 hint=f"Levels here: {', '.join(known) or 'none'}. For example: "
-                f"--set data.level={known[-1] if known else SPECIES}",
+                f"--level {known[-1] if known else SPECIES}",
             )
         names = {int(category["id"]): str(category[key]) for category in categories}
         if self.level == SPECIES:
@@ -214,11 +217,8 @@ class INatAdapter:
         numbers: dict[str, int] = {}
         for category_id in ordered:
             numbers.setdefault(names.get(category_id, ""), len(numbers))
-        group = {
-            name: str(category.get("supercategory") or category.get("kingdom") or "")
-            for category in categories
-            for name in (names[int(category["id"])],)
-        }
+        group_of_category = _super_categories(categories, train)
+        group = {name: group_of_category[category_id] for category_id, name in names.items()}
         return Classes(
             names=tuple(numbers),
             of_category={i: numbers[name] for i, name in names.items()},
@@ -242,10 +242,7 @@ class INatAdapter:
         )
 
     def _count_faults(self, counts: dict[Split, int]) -> list[str]:
-        # The paper's split sizes for 2019 differ from the published ones by 27, with the same sum.
-        if sum(counts.values()) == sum(self.info.counts.values()):
-            return []
-        return count_faults(self.info, counts)
+        return [] if counts == self.other_counts else count_faults(self.info, counts)
 
     def _notes(self, counts: dict[Split, int], named_by: str, classes: Classes) -> list[str]:
         notes = ["test is the official validation set: the competition's test labels are secret"]
@@ -258,7 +255,9 @@ class INatAdapter:
         if self.class_order == "deit":
             notes.append("classes are in the order in which the DeiT code meets them")
         if counts != self.info.counts:
-            notes.append(f"split sizes {counts} differ from the usual {dict(self.info.counts)}")
+            notes.append(
+                f"split sizes {counts} are the paper's, not the published {dict(self.info.counts)}"
+            )
         return notes
 
     def _by_hand(self, folder: Path | None) -> str:
@@ -289,6 +288,24 @@ def _flattened(path: str) -> str:
     return f"{tree}/{category}/{name}"
 
 
+def _super_categories(categories: Sequence[dict[str, Any]], train: Annotations) -> dict[int, str]:
+    """Return the super-category of each category: its own field, or its folder's parent.
+
+    The categories of 2019 lack the field, and the official tree has the folders in both years.
+    """
+    folders = {
+        category_id: path.split("/")[1]
+        for path, category_id in zip(train.paths, train.category_ids.tolist(), strict=True)
+        if path.count("/") == 3
+    }
+    found: dict[int, str] = {}
+    for category in categories:
+        number = int(category["id"])
+        own = category.get("supercategory") or folders.get(number) or category.get("kingdom")
+        found[number] = str(own or "")
+    return found
+
+
 def _category_faults(parts: dict[Split, Annotations], classes: Classes) -> list[str]:
     faults = []
     for split, part in parts.items():
@@ -302,7 +319,14 @@ def _category_faults(parts: dict[Split, Annotations], classes: Classes) -> list[
 
 
 def _adapter(
-    year: str, *, num_classes: int, train: int, val: int, gb: int, md5: tuple[str, ...]
+    year: str,
+    *,
+    num_classes: int,
+    train: int,
+    val: int,
+    gb: int,
+    md5: tuple[str, ...],
+    other_counts: dict[Split, int] | None = None,
 ) -> INatAdapter:
     archives = (f"train{year}.json", f"val{year}.json", "categories.json", f"train_val{year}")
     return INatAdapter(
@@ -318,6 +342,7 @@ def _adapter(
         ),
         year=year,
         md5={f"{name}.tar.gz": value for name, value in zip(archives, md5, strict=True)},
+        other_counts=other_counts,
     )
 
 
@@ -347,6 +372,7 @@ INAT2019 = _adapter(
         "",
         "c60a6e2962c9b8ccbd458d12c8582644",
     ),
+    other_counts={"train": 265_240, "test": 3_003},  # DeiT paper's table of datasets
 )
 
 ADAPTERS: tuple[DatasetAdapter, ...] = (INAT2018, INAT2019)
