@@ -131,7 +131,13 @@ def fetch(
 
 
 def extract_tar(
-    archive: Path, destination: Path, *, member: str, max_bytes: int, by_hand: str = ""
+    archive: Path,
+    destination: Path,
+    *,
+    member: str,
+    max_bytes: int,
+    progress: Progress | None = None,
+    by_hand: str = "",
 ) -> Path:
     """Unpack one folder or file of a tar archive so that it appears complete or not at all.
 
@@ -140,6 +146,8 @@ def extract_tar(
         destination: The folder or file to make; one that exists already is left as it is.
         member: The folder or file inside the archive that becomes `destination`.
         max_bytes: Refuse archives that would unpack to more.
+        progress: Called with the bytes of the archive that are read and its size; may raise to
+            stop, which leaves nothing behind.
         by_hand: The hint of a failure.
 
     Raises:
@@ -151,7 +159,7 @@ def extract_tar(
             return destination
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
         try:
-            _unpack(archive, temporary, max_bytes)
+            _unpack(archive, temporary, max_bytes, progress)
             if not (temporary / member).exists():
                 raise tarfile.TarError(f"it holds no folder or file {member}")
             os.replace(temporary / member, destination)
@@ -293,15 +301,17 @@ def _verify(path: Path, remote: RemoteFile, by_hand: str) -> None:
     raise DataError(message, hint=hint.strip())
 
 
-def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
+def _unpack(archive: Path, folder: Path, max_bytes: int, progress: Progress | None) -> None:
     """Extract member by member, stopping before a bomb fills the disk."""
-    total = 0
-    with tarfile.open(archive) as tar:
+    total, size = 0, archive.stat().st_size
+    with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
             total += member.size
             if total > max_bytes:
                 raise tarfile.TarError(f"it unpacks to more than {max_bytes / 1e6:.0f} MB")
             tar.extract(member, folder, filter="data")
+            if progress:
+                progress(file.tell(), size)  # of the packed bytes, which are what is known
 
 
 def _disk_error(error: OSError, path: Path) -> DataError | ResourceError:

@@ -107,7 +107,7 @@ def unpack(files: Sequence[Path], columns: Columns, *, progress: Progress | None
     Args:
         files: The files of one split, in order.
         columns: What to read of them.
-        progress: Called with rows done and in total.
+        progress: Called with the files' bytes done, judged by the rows, and in total.
 
     Raises:
         DataError: A file is damaged, or a row has no image in it.
@@ -220,7 +220,8 @@ def _copy(files: Sequence[Path], columns: Columns, folder: Path, progress: Progr
     starts: list[int] = []
     lengths: list[int] = []
     labels: list[Any] = []
-    total = sum(parquet.read_metadata(path).num_rows for path in files)
+    rows = sum(parquet.read_metadata(path).num_rows for path in files)
+    size = sum(path.stat().st_size for path in files)
     with (folder / _IMAGES_FILE).open("wb") as out:
         for path in files:
             for images, batch_labels in _batches(path, columns):
@@ -235,7 +236,7 @@ def _copy(files: Sequence[Path], columns: Columns, folder: Path, progress: Progr
                     out.write(data)
                 labels += batch_labels
                 if progress:
-                    progress(len(starts), total)
+                    progress(size * len(starts) // max(rows, 1), size)
         out.flush()
         os.fsync(out.fileno())
     texts = any(isinstance(label, str) for label in labels)

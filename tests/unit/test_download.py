@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import random
 import socket
 import subprocess
 import sys
@@ -266,6 +267,27 @@ def test_extract_makes_the_folder_whole(tmp_path):
     assert (folder / "one").read_bytes() == b"1"
     assert (folder / "sub" / "two").read_bytes() == b"22"
     assert {path.name for path in folder.parent.iterdir()} - {".data.lock"} == {"data"}
+
+
+def test_unpacking_says_how_far_it_is_and_can_be_stopped(tmp_path):
+    members = [(f"set/{i}", random.Random(i).randbytes(40_000)) for i in range(20)]
+    archive = tar(tmp_path / "a.tar", *members)
+    seen = []
+
+    def stop_at_the_end(done, total):
+        seen.append(done)
+        assert total == archive.stat().st_size
+        if len(seen) == len(members):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_tar(
+            archive, tmp_path / "data", member="set", max_bytes=10**6, progress=stop_at_the_end
+        )
+    assert seen == sorted(seen)
+    assert seen[0] < seen[-1]
+    assert not (tmp_path / "data").exists()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def link(name, target, kind=tarfile.SYMTYPE):

@@ -116,6 +116,7 @@ class FlowersAdapter:
                 folder / _IMAGES,
                 member=_IMAGES,
                 max_bytes=_MAX_UNPACKED_BYTES,
+                progress=progress,
                 by_hand=by_hand,
             )
         return folder

@@ -113,6 +113,7 @@ class ImageNetV2Adapter:
             data_dir / self._folder,
             member=self._folder,
             max_bytes=_MAX_UNPACKED_BYTES,
+            progress=progress,
             by_hand=by_hand,
         )
 
