@@ -26,6 +26,16 @@ class Output:
         self.quiet = quiet
         self.console = make_console(stderr=as_json)
 
+    @property
+    def shown_live(self) -> bool:
+        """Tell whether a bar may be drawn over and over: on a terminal, unless --quiet.
+
+        FORCE_COLOR asks for colours in a file, not for a bar.
+        """
+        console = self.console
+        drawn = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
+        return drawn and not self.quiet
+
     def show(self, renderable: RenderableType) -> None:
         """Print a result."""
         self.console.print(renderable)

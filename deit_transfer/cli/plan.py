@@ -63,8 +63,10 @@ def scratch(
 
 
 def _plan(recipe: "Recipe", out: Path, output: Output) -> None:
+    from deit_transfer.cli.progress import progress_shown
     from deit_transfer.report.header import run_header
     from deit_transfer.run.plan import plan
 
-    facts = plan(recipe, out=out)
+    with progress_shown(output, f"preparing {recipe.data.dataset}", unit="MB") as progress:
+        facts = plan(recipe, out=out, progress=progress)
     output.finish(asdict(facts), run_header(facts))

@@ -1,35 +1,117 @@
-"""Own how far a command is, while it works longer than a moment: a live bar, or a line at times."""
+"""Own how far a command is, while it works longer than a moment: a live bar, or a line at times.
+
+Fetching, unpacking, listing, decoding, scoring; training has a screen of its own.
+"""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from deit_transfer.cli.console import Output
 
 PLAIN_LINE_EVERY_S = 10.0
+Unit = Literal["MB", "images"]
+
+
+class Pace:
+    """Measure how fast one piece of work goes; work of another total is another piece.
+
+    Args:
+        now: Returns seconds; replaced in tests.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._total = -1
+        self._from = (0, 0.0)
+
+    def left_s(self, done: int, total: int) -> float | None:
+        """Return the seconds that are left, None while that cannot be known."""
+        now = self._now()
+        if total != self._total or done < self._from[0]:
+            # what lay there already (a download that goes on) says nothing about the pace
+            self._total, self._from = total, (done, now)
+        gained, seconds = done - self._from[0], now - self._from[1]
+        return (total - done) * seconds / gained if gained > 0 and total >= done else None
+
+
+def amount(done: int, total: int, unit: Unit) -> str:
+    """Return how much is done, such as `12 of 163 MB`; without a total where it is unknown."""
+    scale = 1e6 if unit == "MB" else 1
+    whole = f" of {total / scale:,.0f}" if total else ""
+    return f"{done / scale:,.0f}{whole} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time to wait: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class WaitingLines:
+    """Say now and then, in plain lines, how far something is.
+
+    Args:
+        tell: Prints a line.
+        every_s: Seconds between two lines; nothing is said before that.
+        now: Returns seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        *,
+        every_s: float = PLAIN_LINE_EVERY_S,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tell, self._every_s, self._now = tell, every_s, now
+        self._said_at = now()
+        self._pace = Pace(now)
+
+    def show(self, title: str, done: int, total: int, unit: Unit) -> None:
+        left_s = self._pace.left_s(done, total)
+        if self._now() - self._said_at < self._every_s:
+            return
+        self._said_at = self._now()
+        left = f", {duration(left_s)} left" if left_s is not None else ""
+        self._tell(f"{title}: {amount(done, total, unit)}{left}")
 
 
 @contextmanager
-def progress_shown(output: Output, title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far long work is: a live bar on a terminal, now and then a line elsewhere."""
+def progress_shown(
+    output: Output, title: str, *, unit: Unit = "images"
+) -> Iterator[Callable[[int, int], None]]:
+    """Show work until the context closes; yields what is called with what is done and the total.
+
+    Args:
+        output: Where it is shown.
+        title: What is being done.
+        unit: What is counted; bytes are shown as MB.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    live = output.console.is_terminal and not output.quiet
-    last_line_at = time.monotonic()
+    live = output.shown_live
+    lines = WaitingLines(output.tell)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[amount]}"),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=output.console, transient=True, disable=not live) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(title, total=None, amount="")
+        last_total = 0
 
         def show(done: int, total: int) -> None:
-            nonlocal last_line_at
-            bar.update(task, completed=done, total=total or None)
-            if not live and total and time.monotonic() - last_line_at > PLAIN_LINE_EVERY_S:
-                last_line_at = time.monotonic()
-                output.tell(f"{title}: {done / total:.0%}")
+            nonlocal last_total
+            if not live:
+                lines.show(title, done, total, unit)
+                return
+            if total != last_total:
+                bar.reset(task)  # the next piece of work has a pace of its own
+                last_total = total
+            bar.update(task, completed=done, total=total or None, amount=amount(done, total, unit))
 
         yield show

@@ -7,6 +7,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.progress import WaitingLines, amount
 from deit_transfer.engine.loop import StepReport
 from deit_transfer.report.tables import (
     HeaderFacts,
@@ -39,9 +40,7 @@ class TrainingScreen:
         self._several = several
         self._headers_shown: set[tuple[str, ...]] = set()
         self._console = output.console
-        # FORCE_COLOR asks for colours in a file, not for a bar that is drawn over and over
-        shown_live = self._console.is_terminal and self._console.file.isatty()
-        self._live = shown_live and not self._console.is_dumb_terminal and not output.quiet
+        self._live = output.shown_live
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
@@ -52,6 +51,8 @@ class TrainingScreen:
             disable=not self._live,
         )
         self._task: TaskID | None = None
+        self._loading = WaitingLines(output.tell)
+        self._loading_total = 0
         self._heading_shown = False
         self._last_line_at = time.monotonic()
         self._recent: list[tuple[int, float]] = []
@@ -70,7 +71,17 @@ class TrainingScreen:
         # shown even with --quiet
         self._console.print(f"Warning: {text}", style="yellow", markup=False)
 
+    def loading(self, dataset: str, done: int, total: int) -> None:
+        if not self._live:
+            self._loading.show(f"preparing {dataset}", done, total, "MB")
+            return
+        if total != self._loading_total:
+            self._remove_bar()  # the next piece of work has a pace of its own
+            self._loading_total = total
+        self._show_bar(f"preparing {dataset}", amount(done, total, "MB"), done, total or None)
+
     def header(self, facts: HeaderFacts) -> None:
+        self._remove_bar()
         self._heading_shown = False
         self._recent.clear()
         # the seeds of one arm differ in nothing that the header says
@@ -110,9 +121,7 @@ class TrainingScreen:
         self._output.tell(epoch_row(record, columns))
 
     def done(self, result: dict[str, Any]) -> None:
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-            self._task = None
+        self._remove_bar()
         if self._several:
             self._output.tell(result_line(result))
         elif not self._output.as_json:
@@ -123,12 +132,17 @@ class TrainingScreen:
         if self._live:
             os.write(self._console.file.fileno(), b"\x1b[?25h\n")
 
-    def _show_bar(self, title: str, facts: str, done: int, total: int) -> None:
+    def _show_bar(self, title: str, facts: str, done: int, total: int | None) -> None:
         if self._task is None:
             self._task = self._progress.add_task(title, total=total, facts=facts)
         self._progress.update(
             self._task, description=title, completed=done, total=total, facts=facts
         )
+
+    def _remove_bar(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
 
 
 def _worth_a_row(record: dict[str, Any]) -> bool:

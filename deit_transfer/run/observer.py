@@ -15,6 +15,9 @@ class Observer(Protocol):
     def warn(self, text: str) -> None:
         """Hear something that should not be overlooked."""
 
+    def loading(self, dataset: str, done: int, total: int) -> None:
+        """Hear of bytes of a dataset that is fetched, unpacked or listed; a total of 0: unknown."""
+
     def header(self, facts: HeaderFacts) -> None:
         """Hear what is about to happen."""
 
@@ -40,6 +43,8 @@ class Silent:
     def note(self, text: str) -> None: ...
 
     def warn(self, text: str) -> None: ...
+
+    def loading(self, dataset: str, done: int, total: int) -> None: ...
 
     def header(self, facts: HeaderFacts) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deit_transfer.data.contract import Progress
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.models.start import read_start
@@ -12,10 +13,22 @@ from deit_transfer.run.header import header_facts
 from deit_transfer.run.inputs import load_inputs
 
 
-def plan(recipe: Recipe, *, out: Path) -> HeaderFacts:
-    """Return what a run would do; reads data and weights, times the network, writes nothing."""
+def plan(recipe: Recipe, *, out: Path, progress: Progress | None = None) -> HeaderFacts:
+    """Return what a run would do; reads data and weights, times the network, writes nothing.
+
+    Args:
+        recipe: Checked and whole.
+        out: Folder that would hold the run.
+        progress: Called while the dataset is fetched, unpacked or listed.
+    """
     with StopSignals(hint="") as stop:
-        inputs = load_inputs(recipe.data, progress=lambda done, total: stop.check())
+
+        def show_loading(done: int, total: int) -> None:
+            stop.check()
+            if progress:
+                progress(done, total)
+
+        inputs = load_inputs(recipe.data, progress=show_loading)
         start = read_start(recipe.model.start, model_name=recipe.model.name)
         stop.check()
         blueprint = draw_blueprint(recipe, inputs, start, world=World())

@@ -63,7 +63,12 @@ def train(
     observer, world = observer or Silent(), world or World()
     repeat_s = TORCHRUN_REPEAT_S if world.size > 1 else 0.0
     with StopSignals(repeat_s=repeat_s, before_exit=observer.leave, hint=go_on) as stop:
-        inputs = inputs or load_inputs(recipe.data, progress=lambda done, total: stop.check())
+
+        def show_loading(done: int, total: int) -> None:
+            stop.check()
+            observer.loading(recipe.data.dataset, done, total)
+
+        inputs = inputs or load_inputs(recipe.data, progress=show_loading)
         start = read_start(recipe.model.start, model_name=recipe.model.name)
         stop.check(world)
         key = run_key(recipe, inputs.fingerprint, start)
