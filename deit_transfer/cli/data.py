@@ -2,12 +2,18 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deit_transfer.cli.console import Output
-from deit_transfer.cli.options import DataDirOption, DatasetArgument, JsonFlag
+from deit_transfer.cli.options import (
+    DataDirOption,
+    DatasetArgument,
+    JsonFlag,
+    LevelOption,
+    SetOption,
+)
 from deit_transfer.cli.progress import progress_shown
 from deit_transfer.errors import DataError
 
@@ -37,7 +43,7 @@ def prepare(
     from deit_transfer.run.prepare import prepare as run_prepare
 
     output = Output(as_json=as_json)
-    with progress_shown(output, f"fetching {name}") as progress:
+    with progress_shown(output, f"preparing {name}", unit="MB") as progress:
         facts = run_prepare(name, data_dir=data_dir, progress=progress)
     output.finish(facts, check_table(facts))
 
@@ -53,21 +59,15 @@ def preview(
         str | None, typer.Option("--recipe", help="Whose pipeline: a recipe's name or file.")
     ] = None,
     data_dir: DataDirOption = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
-    ] = None,
+    assignments: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw images beside what the training pipeline makes of them."""
-    from deit_transfer.recipe.loader import parse_assignment
     from deit_transfer.run.preview import preview as run_preview
 
-    overrides = dict(parse_assignment(text) for text in assignments or [])
-    if data_dir is not None:
-        overrides["data.data_dir"] = str(data_dir)
+    overrides = _overrides(assignments, data_dir)
     output = Output(as_json=as_json)
-    with progress_shown(output, f"reading {dataset}") as progress:
+    with progress_shown(output, f"preparing {dataset}", unit="MB") as progress:
         facts = run_preview(
             dataset,
             path=out,
@@ -81,19 +81,35 @@ def preview(
 
 @app.command()
 def check(
-    dataset: DatasetArgument, data_dir: DataDirOption = None, as_json: JsonFlag = False
+    dataset: DatasetArgument,
+    data_dir: DataDirOption = None,
+    level: LevelOption = None,
+    assignments: SetOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Read every image of a dataset and list all that is wrong (exit code 3)."""
-    from deit_transfer.data.catalog import load_dataset
     from deit_transfer.data.check import check_dataset
     from deit_transfer.report.tables import check_table
+    from deit_transfer.run.inspect import load_for_check
 
     output = Output(as_json=as_json)
+    overrides = _overrides(assignments, data_dir)
+    if level is not None:
+        overrides["data.level"] = level
+    with progress_shown(output, f"preparing {dataset}", unit="MB") as progress:
+        found = load_for_check(dataset, overrides=overrides, progress=progress)
     with progress_shown(output, f"reading {dataset}") as progress:
-        found = load_dataset(dataset, data_dir=data_dir, progress=progress)
         report = check_dataset(found, progress=progress)
     facts = asdict(report)
     output.finish(facts, check_table(facts))
     if report.problems:
         count = "one problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
         raise DataError(f"{dataset} has {count}", hint="Mend or remove what is listed above")
+
+
+def _overrides(assignments: list[str] | None, data_dir: Path | None) -> dict[str, Any]:
+    """Return the recipe settings that the flags change, by dotted location."""
+    from deit_transfer.recipe.loader import parse_assignment
+
+    place = {} if data_dir is None else {"data.data_dir": str(data_dir)}
+    return dict(parse_assignment(text) for text in assignments or []) | place

@@ -29,6 +29,14 @@ QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder that holds the dataset.")
 ]
+LevelOption = Annotated[
+    str | None,
+    typer.Option("--level", help="What is a class, in iNaturalist: species, genus, family ..."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the folder below --out.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", help="Loader processes.")]
@@ -60,6 +68,7 @@ class TrainingFlags:
         str | None, typer.Option("--recipe", help="Shipped recipe's name, or a TOML file.")
     ] = None
     data_dir: DataDirOption = None
+    level: LevelOption = None
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Passes over the training images.")
     ] = None
@@ -98,10 +107,7 @@ class TrainingFlags:
         Path | None,
         typer.Option("--teacher-cache", help="Folder that keeps the teacher's answers."),
     ] = None
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
-    ] = None
+    assignments: SetOption = None
 
     def overrides(self) -> dict[str, Any]:
         """Return the recipe settings that the flags change, by dotted location."""
@@ -120,6 +126,7 @@ class TrainingFlags:
 
 FLAG_LOCATIONS = {
     "model": "model.name",
+    "level": "data.level",
     "epochs": "schedule.epochs",
     "batch_size": "schedule.batch_size",
     "lr": "optim.peak_lr",

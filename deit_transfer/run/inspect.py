@@ -1,8 +1,10 @@
 """Own looking at what is already there: datasets, and runs that ended or stopped."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deit_transfer.errors import UsageError
 from deit_transfer.run.workdir import (
     ENVIRONMENT_FILE,
     RESULT_FILE,
@@ -11,6 +13,11 @@ from deit_transfer.run.workdir import (
     open_run,
 )
 
+if TYPE_CHECKING:
+    from deit_transfer.data.contract import Dataset, Progress
+
+# what says which images and classes a dataset has, of a recipe's section [data]
+CHECKED_SETTINGS = ("data_dir", "level", "class_order", "classes")
 MOST_COUNTED = 100_000  # files, when the size of a dataset on disk is added up
 
 
@@ -38,6 +45,40 @@ def describe_datasets(data_dir: Path | None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def load_for_check(
+    dataset: str, *, overrides: Mapping[str, Any], progress: "Progress | None" = None
+) -> "Dataset":
+    """Load a dataset as its files have it, with the classes that the settings ask for.
+
+    Args:
+        dataset: Catalogue name, address or folder; one that only scores is taken as well.
+        overrides: Recipe settings by dotted location, of those that say what a dataset is.
+        progress: Called while it is fetched, unpacked or listed.
+
+    Raises:
+        UsageError: A setting says what is done with a dataset, not what it is.
+    """
+    from deit_transfer.data.catalog import load_dataset
+    from deit_transfer.data.contract import Options
+    from deit_transfer.data.splits import keep_classes
+    from deit_transfer.recipe.loader import check_values
+
+    values = {location.removeprefix("data."): value for location, value in overrides.items()}
+    if idle := sorted(overrides.keys() - {f"data.{name}" for name in CHECKED_SETTINGS}):
+        raise UsageError(
+            f"data check reads all that a dataset has: {', '.join(idle)} changes nothing there",
+            hint=f"These do: {', '.join(f'data.{name}' for name in CHECKED_SETTINGS)}",
+        )
+    settings = check_values({"mode": "finetune", "data": values}, where="of --set").data
+    found = load_dataset(
+        dataset,
+        data_dir=Path(settings.data_dir) if settings.data_dir is not None else None,
+        options=Options(level=settings.level, class_order=settings.class_order),
+        progress=progress,
+    )
+    return keep_classes(found, settings.classes) if settings.classes else found
 
 
 def describe_runs(out: Path) -> list[dict[str, Any]]:

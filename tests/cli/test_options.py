@@ -7,7 +7,7 @@ from deit_transfer.cli.options import FLAG_LOCATIONS
 from deit_transfer.recipe.loader import field_locations
 
 TRAINING = {
-    "--model", "--recipe", "--data-dir", "--epochs", "--batch-size", "--lr", "--resolution",
+    "--model", "--recipe", "--data-dir", "--level", "--epochs", "--batch-size", "--lr", "--resolution",
     "--seed", "--train-limit", "--fraction", "--workers", "--device", "--precision",
     "--time-budget", "--set", "--teacher", "--distill", "--teacher-cache",
 }  # fmt: skip
@@ -22,9 +22,18 @@ ALLOWED = {
     "pretrain": TRAINING | SCREEN | PLACE,
     "teacher fit": TRAINING | SCREEN | PLACE | {"--from"},
     "compare": TRAINING | SCREEN | {"--from", "--seeds", "--budget", "--out", "--name"},
-    "evaluate": SCREEN | ASKING | {
-        "--data-dir", "--split", "--heads", "--tta", "--resolutions", "--per-class",
-        "--temperature", "--no-temperature", "--out",
+    "evaluate": SCREEN
+    | ASKING
+    | {
+        "--data-dir",
+        "--split",
+        "--heads",
+        "--tta",
+        "--resolutions",
+        "--per-class",
+        "--temperature",
+        "--no-temperature",
+        "--out",
     },
     "predict": SCREEN | ASKING | {"--top", "--heads", "--csv"},
     "disagree": SCREEN | {"--on", "--out", "--data-dir", "--device"},
@@ -37,7 +46,7 @@ ALLOWED = {
     "recipes check": {"--json"},
     "data list": {"--data-dir", "--json"},
     "data prepare": {"--data-dir", "--json"},
-    "data check": {"--data-dir", "--json"},
+    "data check": {"--data-dir", "--level", "--set", "--json"},
     "data preview": {"--out", "--images", "--recipe", "--data-dir", "--set", "--json"},
     "runs list": {"--json"},
     "runs show": {"--json"},
