@@ -1,0 +1,116 @@
+"""Time scoring a split: ours against timm's own parts, on made-up images, in turns.
+
+    python benchmarks/evaluation.py --model deit_tiny_patch16_224
+
+timm's default is the forward pass of its validate.py: fp32; its best flags add autocast in bf16,
+where the hardware computes in it. Ours is the program's own `predict`, with what it chooses here.
+Images are in memory, decoded and resized, on every side.
+"""
+
+import argparse
+from functools import partial
+
+import timm
+import torch
+from machine import Work, print_rates, time_in_turns, wait_for
+
+from deit_transfer.batch import Batch
+from deit_transfer.data.preparation import normalise
+from deit_transfer.engine.allocator import keep_freed_memory
+from deit_transfer.engine.precision import resolve_device, resolve_precision
+from deit_transfer.engine.scoring import predict
+from deit_transfer.models.classifier import build_classifier, choose_attention
+
+NUM_CLASSES = 10
+NUM_BATCHES = 2
+
+
+def timm_scoring(
+    *, name: str, batch_size: int, resolution: int, device_name: str, autocast: bool
+) -> Work:
+    """Prepare timm's forward passes with its default settings of evaluation."""
+    device = resolve_device(device_name)
+    precision = resolve_precision("auto" if autocast else "fp32", device)
+    model = timm.create_model(name, num_classes=NUM_CLASSES, img_size=resolution).to(device).eval()
+    pixels = torch.randint(256, (batch_size, 3, resolution, resolution), dtype=torch.uint8)
+    mean = torch.full((1, 3, 1, 1), 127.0, device=device)
+
+    def work() -> None:
+        with torch.inference_mode():
+            for _ in range(NUM_BATCHES):
+                with precision.autocast():
+                    model((pixels.to(device).float() - mean) / mean).argmax(dim=-1)
+        wait_for(device)
+
+    return work
+
+
+def our_scoring(*, name: str, batch_size: int, resolution: int, device_name: str) -> Work:
+    """Prepare the program's own scoring."""
+    device = resolve_device(device_name)
+    precision = resolve_precision("auto", device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    classifier = build_classifier(name=name, num_classes=NUM_CLASSES, resolution=resolution)
+    classifier.to(device)
+    choice = choose_attention(
+        classifier, resolution=resolution, device=device, dtype=precision.dtype
+    )
+    print(f"ours: {precision.name} ({precision.reason}), {choice.attention} attention")
+    shape = (batch_size, 3, resolution, resolution)
+    indices = torch.arange(NUM_BATCHES * batch_size)
+    batches = [
+        Batch(
+            images=torch.randint(256, shape, dtype=torch.uint8),
+            labels=own % NUM_CLASSES,
+            indices=own,
+            repetitions=torch.zeros_like(own),
+            epoch=0,
+        )
+        for own in indices.split(batch_size)
+    ]
+
+    def work() -> None:
+        predict(
+            classifier,
+            batches,
+            device=device,
+            precision=precision,
+            normalise=partial(normalise, mean=classifier.mean, std=classifier.std),
+        )
+        wait_for(device)
+
+    return work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="deit_tiny_patch16_224")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--resolution", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    given = parser.parse_args()
+    shared = {
+        "name": given.model,
+        "batch_size": given.batch_size,
+        "resolution": given.resolution,
+        "device_name": given.device,
+    }
+    precision = resolve_precision("auto", resolve_device(given.device))
+    sides = {"timm, default (fp32)": partial(timm_scoring, **shared, autocast=False)}
+    if precision.name != "fp32":
+        best = f"timm, best flags ({precision.name})"
+        sides[best] = partial(timm_scoring, **shared, autocast=True)
+    sides["ours"] = partial(our_scoring, **shared)
+    seconds = time_in_turns(sides, rounds=given.rounds)
+    print_rates(
+        f"Scoring: {given.model}, {given.resolution} px, batch {given.batch_size}",
+        seconds,
+        images=NUM_BATCHES * given.batch_size,
+        ours="ours",
+    )
+
+
+if __name__ == "__main__":
+    main()
