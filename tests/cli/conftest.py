@@ -27,6 +27,16 @@ def finished(workplace: Path) -> Ended:
     return ended
 
 
+@pytest.fixture(scope="session")
+def distilled(workplace: Path, finished: Ended) -> Ended:
+    """What the run runs/pupil printed with --json: a distilled network, taught by runs/first."""
+    command = ("scratch", "photos", *QUICK, "--model=deit_micro_distilled", "--epochs=4")
+    taught = ("--lr=0.05", "--teacher=runs/first", "--name=pupil", "--json")
+    ended = run_program(*command, *taught, folder=workplace)
+    assert ended.code == 0, ended.err
+    return ended
+
+
 def _made(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return folder
