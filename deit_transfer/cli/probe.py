@@ -13,21 +13,20 @@ from deit_transfer.cli.options import (
     DatasetArgument,
     DeviceOption,
     JsonFlag,
+    LevelOption,
     PrecisionOption,
     QuietFlag,
+    SetOption,
+    SubjectArgument,
     WorkersOption,
 )
 
 
 def probe(
-    subject: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN_OR_MODEL", help="A run's folder, a network's name, or MODEL=WEIGHTS."
-        ),
-    ],
+    subject: SubjectArgument,
     dataset: DatasetArgument,
     data_dir: DataDirOption = None,
+    level: LevelOption = None,
     train_limit: Annotated[
         int | None, typer.Option("--train-limit", help="Labelled images used in all, as finetune.")
     ] = None,
@@ -49,10 +48,7 @@ def probe(
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     workers: WorkersOption = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
-    ] = None,
+    assignments: SetOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -63,6 +59,7 @@ def probe(
     from deit_transfer.run.probe import probe as run_probe
 
     given = {
+        "level": level,
         "train_limit": train_limit,
         "fraction": fraction,
         "seed": seed,

@@ -43,6 +43,8 @@ from deit_transfer.run import assemble
 # to be raised whenever the same description would mean other features
 FORMAT = 1
 DIGEST_BYTES = 16
+# a kill that cannot be caught costs no more than this
+KEEP_EVERY_S = 300.0
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 Progress = Callable[[int, int], None]
@@ -106,9 +108,8 @@ def extract_features(
     rows = np.array([place.get(digest, -1) for digest in digests], dtype=np.int64)  # (N,)
     missing = np.flatnonzero(rows < 0)
     fresh: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-    forward_began = time.monotonic()
-    try:
-        for indices, found in _compute(
+    with _keeping(store) as keep:
+        for places, found in _compute(
             classifier,
             images.subset(missing),
             recipe=recipe,
@@ -117,17 +118,9 @@ def extract_features(
             stop=stop,
             progress=progress,
         ):
-            fresh.append((missing[indices], found))
-    finally:
-        seconds_each = (time.monotonic() - forward_began) / max(1, sum(len(i) for i, _ in fresh))
-        store.add(
-            {
-                digests[index]: row
-                for indices, found in fresh
-                for index, row in zip(indices.tolist(), found, strict=True)
-            },
-            seconds_each,
-        )
+            indices = missing[places]
+            fresh.append((indices, found))
+            keep([digests[index] for index in indices], found)
     kept = rows >= 0
     shape = fresh[0][1].shape[1:] if fresh else known.values.shape[1:]
     values = np.full((len(images), *shape), np.nan, dtype=np.float32)  # (N, E, D)
@@ -135,6 +128,8 @@ def extract_features(
         values[kept] = known.values[rows[kept]]
     for indices, found in fresh:
         values[indices] = found
+    if values.shape[-1] == 0:
+        raise DataError("None of the images can be read", hint="deit-transfer data check DATASET")
     return Features(
         values=values,
         names=embedding_names(classifier),
@@ -204,7 +199,7 @@ def _compute(
     stop: StopSignals | None,
     progress: Progress | None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield (indices (B,), features (B, E, D)) of every image that can be read."""
+    """Yield (places (B,), features (B, E, D)) of every image that can be read."""
     if len(images) == 0:
         return
     batches = eval_batches(
@@ -233,6 +228,29 @@ def _compute(
         done += len(indices)
         if progress is not None:
             progress(done, len(images))
+
+
+@contextlib.contextmanager
+def _keeping(store: "_Store") -> Iterator[Callable[[Sequence[bytes], NDArray[np.float32]], None]]:
+    """Give what takes digests and their rows, and keeps them now and then and at the end."""
+    waiting: dict[bytes, NDArray[np.float32]] = {}
+    since = time.monotonic()
+
+    def flush() -> None:
+        nonlocal since
+        store.add(waiting, (time.monotonic() - since) / max(1, len(waiting)))
+        waiting.clear()
+        since = time.monotonic()
+
+    def keep(digests: Sequence[bytes], rows: NDArray[np.float32]) -> None:
+        waiting.update(zip(digests, rows, strict=True))
+        if time.monotonic() - since > KEEP_EVERY_S:
+            flush()
+
+    try:
+        yield keep
+    finally:
+        flush()
 
 
 def _check_finite(found: NDArray[np.float32], classifier: Classifier, precision: Precision) -> None:
