@@ -15,6 +15,7 @@ from deit_transfer.cli import (
     evaluate,
     plan,
     predict,
+    probe,
     recipes,
     runs,
     tokens,
@@ -45,6 +46,7 @@ app.add_typer(train.teacher_app, name="teacher")
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("probe")(probe.probe)
 app.command("disagree")(disagree.disagree)
 app.command("tokens")(tokens.tokens)
 app.add_typer(plan.app, name="plan")

@@ -36,6 +36,19 @@ ALLOWED = {
         "--out",
     },
     "predict": SCREEN | ASKING | {"--top", "--heads", "--csv"},
+    "probe": SCREEN
+    | ASKING
+    | {
+        "--data-dir",
+        "--level",
+        "--train-limit",
+        "--fraction",
+        "--resolution",
+        "--seed",
+        "--cache",
+        "--out",
+        "--set",
+    },
     "disagree": SCREEN | {"--on", "--out", "--data-dir", "--device"},
     "tokens": SCREEN | {"--dataset", "--images", "--out", "--data-dir", "--device"},
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
