@@ -32,7 +32,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 recipe-page: $(READY)
-	$(BIN)/python -m deit_transfer.recipe.table > recipes/README.md
+	$(BIN)/python -m deit_transfer.recipe.table
 
 layers: $(READY)
 	$(BIN)/lint-imports

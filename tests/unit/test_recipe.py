@@ -21,7 +21,7 @@ from deit_transfer.recipe.loader import (
 )
 from deit_transfer.recipe.schema import Schedule
 from deit_transfer.recipe.show import annotated_toml
-from deit_transfer.recipe.table import recipe_page
+from deit_transfer.recipe.table import recipe_page, with_table
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -36,6 +36,9 @@ def test_every_shipped_recipe_is_sound_and_survives_being_written(name: str) -> 
 @pytest.mark.parametrize("name", [n for n in list_recipes() if not n.startswith("demo/")])
 def test_the_values_that_decide_a_result_have_a_source(name: str) -> None:
     recipe = load_recipe(name)
+    evidence = recipe.evidence
+    if evidence.measured:  # a figure without its command, time and machine is none
+        assert all((evidence.command, evidence.minutes, evidence.hardware))
     for location in ("optim.peak_lr", "optim.weight_decay"):
         assert location in recipe.sources
 
@@ -170,4 +173,9 @@ def test_progressive_stages_come_in_order_and_end_at_the_full_resolution() -> No
 
 def test_the_page_of_recipes_says_what_the_recipes_say() -> None:
     page = (recipes_root() / "README.md").read_text(encoding="utf-8")
-    assert page == recipe_page(), "python -m deit_transfer.recipe.table > recipes/README.md"
+    assert page == recipe_page(), "python -m deit_transfer.recipe.table"
+    docs = (recipes_root().parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert docs == with_table(docs), "python -m deit_transfer.recipe.table"
+    assert "28.9 top-1" in docs
+    with pytest.raises(ValueError, match="has no <!-- begin"):
+        with_table("no marks")
