@@ -181,6 +181,17 @@ def _point_to_address(folder: Path, prefixes: Mapping[str, str]) -> None:
             )
 
 
+def _point_to_dataset(folder: Path) -> None:
+    """Raise where a folder without class folders is a part of a published dataset."""
+    for name, adapter in _adapters().items():
+        above = folder.absolute().parent
+        if not isinstance(adapter, FolderAdapter) and adapter.find(above) == above:
+            raise DataError(
+                f"{folder} is a part of {adapter.info.title}, not a folder of class folders",
+                hint=f"Name the dataset instead: {name} --data-dir {above}",
+            )
+
+
 def _folders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:  # knows folders from files without asking each
@@ -209,6 +220,7 @@ def _load_folder(path: str, *, for_evaluation: bool) -> Dataset:
         return FolderAdapter(for_evaluation=for_evaluation).load(folder)
     except DataError:
         _point_to_address(folder, {"parquet": "hf:", "tar": "wds:"})
+        _point_to_dataset(folder)
         raise
 
 
@@ -226,7 +238,7 @@ def _unknown(name: str) -> UsageError | DataError:
             hint="Check its path; `deit-transfer data list` shows the datasets known by name.",
         )
     choices = list(_adapters())
-    guess = did_you_mean(name, choices)
+    guess = did_you_mean(name.lower(), choices)
     return UsageError(
         f"no dataset and no folder is called {name!r}. {guess}".rstrip(),
         hint=f"Datasets: {', '.join(choices)}, or the path of a folder of class folders.",

@@ -105,6 +105,24 @@ def test_imagenet_with_a_flat_val(tmp_path):
     assert hint.endswith(f"deit-transfer data check imagenet --data-dir {tmp_path}")
 
 
+def test_a_part_of_a_dataset_is_answered_with_its_name(tmp_path, offer):
+    offer(flowers(tmp_path / "f"))
+    offer(inat(tmp_path / "i"))
+    for part, name in (("f/flowers-102/jpg", "flowers102"), ("i/train_val2018", "inat2018")):
+        with pytest.raises(DataError) as caught:
+            catalog.load_dataset(str(tmp_path / part))
+        assert f"Name the dataset instead: {name} --data-dir " in caught.value.hint
+    tree = tmp_path / "i" / "train_val2018"
+    assert len(catalog.load_dataset("inat2018", data_dir=tree).splits["train"]) == 8
+
+
+def test_names_spelt_otherwise_are_answered_with_the_right_ones():
+    for address, answer in (("CIFAR10", "cifar10"), ("hf:cifar10", "hf:uoft-cs/cifar10")):
+        with pytest.raises(UsageError) as caught:
+            catalog.load_dataset(address)
+        assert answer in f"{caught.value.message} {caught.value.hint}".split("Datasets:")[0]
+
+
 def test_large_sets_are_never_downloaded_unasked(tmp_path, monkeypatch):
     monkeypatch.setenv("DEIT_TRANSFER_DATA", str(tmp_path))
     message, hint = fault(catalog.load_dataset, "inat2018")

@@ -120,7 +120,7 @@ class HubOpener:
     ) -> Dataset:
         matched = _ADDRESS.fullmatch(address.removeprefix(PREFIX))
         if matched is None:
-            raise UsageError(f"{address!r} is no dataset on the hub", hint=f"Write {_FORM}")
+            raise UsageError(f"{address!r} is no dataset on the hub", hint=_write_owner(address))
         repository, inside = matched["repository"], matched["folder"].strip("/")
         if reason := _WRONG.get(repository.lower()):
             raise _wrong_copy(repository, reason)
@@ -313,6 +313,15 @@ def _wrong_copy(repository: str, reason: str) -> DataError:
         f"{repository} is no usable copy of Flowers-102: {reason}",
         hint=f"Use the one with the official split: {_FLOWERS_COPY}",
     )
+
+
+def _write_owner(address: str) -> str:
+    """Return how an address is written, with the copy that someone without an owner may mean."""
+    named = _plain(address.removeprefix(PREFIX))
+    for repository, known in benchmarks().items():
+        if named in (_plain(repository.partition("/")[2]), _plain(known.info.name)):
+            return f"Name its owner too: {PREFIX}{repository}"
+    return f"Write {_FORM}"
 
 
 def _plain(name: str) -> str:

@@ -104,7 +104,8 @@ class INatAdapter:
         for folder in (data_dir, *(data_dir / name for name in names)):
             if self._is_started(folder):
                 return folder
-        return None
+        # its folders look like those of anyone's classes, and are super-categories
+        return data_dir.parent if data_dir.name == self._tree else None
 
     def load(self, root: Path | None) -> Dataset:
         if root is None:
