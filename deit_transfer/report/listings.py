@@ -15,14 +15,15 @@ Row = Mapping[str, Any]
 
 ACCESS = {
     "embedded": "built in",
-    "download": "downloaded when used",
-    "on request": "by data prepare",
+    "download": "downloads",
+    "on request": "data prepare",
     "by hand": "by hand",
     "address": "you name it",
 }
 SPLITS = ("train", "val", "test")
 NUMBERS = ("classes", *SPLITS, "weights", "size %")
 MOST_NAME_WIDTH = 34
+ABOUT_WIDTH = 27  # of a dataset's name, title and licence; the other columns are narrow
 SHOWN_COPIED, SHOWN_CHANGED = 3, 24
 SHOWN_PROBLEMS = 20
 
@@ -47,7 +48,7 @@ def dataset_table(rows: Sequence[Row]) -> Screen:
             place = "here" if row.get("found") else ACCESS.get(row.get("access") or "", "not here")
             where = look.lines(x for x in (place, _size(row)) if x)
             table.add_row(about, look.text(grouped(row.get("num_classes"))), *counts, where)
-        _keep_whole(table, [row["name"] for row in rows])
+        table.columns[0].width = ABOUT_WIDTH
         found = [f"{row['name']}: {row['found']}" for row in rows if row.get("found")]
         return Group(table, *(look.text(line) for line in found))
 
