@@ -1,154 +1,79 @@
-"""Every dataset's miniature is trained on for two steps by its recipes, tuned and from scratch."""
+"""Every dataset's miniature is checked, tuned on and trained on from scratch, as a user would."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from miniatures import (
-    REAL_ANSWERS,
-    cars,
-    flowers,
-    hub_folder,
-    imagenet,
-    imagenet_real,
-    imagenet_v2,
-    inat,
-    parquet,
-    shard_address,
-    table,
-)
+from miniatures import REAL_ANSWERS, imagenet_real, imagenet_v2, parquet
 from PIL import Image
-from test_adapters import CIFAR10, CIFAR100, write_cifar, write_tree
+from short_runs import BY_ADDRESS, BY_NAME, TINY, held_out, quick
+from test_adapters import CIFAR10, write_cifar, write_tree
+from typer.testing import CliRunner
 
+from deit_transfer.cli.app import app
 from deit_transfer.data import catalog
-from deit_transfer.data.check import check_dataset
 from deit_transfer.data.fingerprint import label_fingerprint
 from deit_transfer.errors import DataError, UsageError
-from deit_transfer.recipe.loader import default_recipe_name, list_recipes, load_recipe
-from deit_transfer.run.choose import choose_recipe
+from deit_transfer.recipe.loader import load_recipe
+from deit_transfer.run.choose import default_recipe
 from deit_transfer.run.evaluate import evaluate
 from deit_transfer.run.inputs import load_inputs
 from deit_transfer.run.train import train
 
-
-def cifar10(root):
-    return write_cifar(CIFAR10, root)
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
-def cifar100(root):
-    return write_cifar(CIFAR100, root, train=40, test=10)
+def command(*arguments):
+    """Run a command with --json and return its object."""
+    ended = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert ended.exit_code == 0, (ended.exception, ended.stdout)
+    return json.loads(ended.stdout)
 
 
-def folder(root):
-    for split in ("train", "test"):
-        write_tree(root / "photos" / split, ["ant", "bee"], 6)
-    return str(root / "photos")
+def place(data_dir):
+    return () if data_dir is None else ("--data-dir", data_dir)
 
 
-BY_NAME = {
-    "cars": cars,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "flowers102": flowers,
-    "imagenet": imagenet,
-    "inat2018": inat,
-    "inat2019": lambda root: inat(root, year="2019"),
-}
-BY_ADDRESS = {"folder": folder, "hub": hub_folder, "shards": shard_address, "table": table}
-
-QUICK = {
-    "model.name": "deit_micro",
-    "model.resolution": 32,
-    "schedule.max_steps": 2,
-    "schedule.min_steps": 0,
-    "schedule.batch_size": 4,
-    "schedule.progressive": [],
-    "optim.peak_lr": 1e-2,
-    "optim.floor_lr": 0.0,
-    "optim.warmup_lr": 0.0,
-    "run.attention": "fused",
-    "run.device": "cpu",
-    "run.workers": 0,
-}
-
-
-def quick(mode, dataset, data_dir=None, *, start=None, recipe_name=None):
-    """Return a dataset's own recipe, cut to two steps of a tiny network."""
-    overrides = dict(QUICK)
-    if data_dir is not None:
-        overrides["data.data_dir"] = str(data_dir)
-    name = recipe_name or default_recipe_name(mode, dataset)
-    if load_recipe(name).data.val_fraction > 0:
-        overrides["data.val_fraction"] = 0.3  # a tenth of a miniature is no image
-    return choose_recipe(mode, dataset, recipe_name=recipe_name, start=start, overrides=overrides)
-
-
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    """Leave out the half second in which a run measures the machine's speed."""
-    monkeypatch.setattr("deit_transfer.run.blueprint.images_per_second", lambda *_, **__: 100.0)
-
-
-@pytest.fixture
-def known(monkeypatch, tmp_path):
-    """Return a function that writes a miniature and lets the catalogue know it by its name."""
-
-    def make(name):
-        if name in BY_ADDRESS:
-            return BY_ADDRESS[name](tmp_path / "data"), None
-        adapter = BY_NAME[name](tmp_path / "data")
-        adapters = {**catalog._adapters(), adapter.info.name: adapter}
-        monkeypatch.setattr(catalog, "_adapters", lambda: adapters)
-        return name, tmp_path / "data"
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Return the folder of a tiny run that everything is fine-tuned from."""
-    result = train(quick("scratch", "digits"), out=tmp_path_factory.mktemp("start"))
-    return result["run"]
+def settings(values):
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
 @pytest.mark.parametrize("name", [*BY_NAME, *BY_ADDRESS])
-def test_each_dataset_is_checked_and_trained_on(name, known, start, tmp_path):
+def test_each_dataset_is_checked_and_trained_on_for_an_epoch(name, known, start, tmp_path):
     dataset, data_dir = known(name)
-    report = check_dataset(catalog.load_dataset(dataset, data_dir=data_dir), workers=0)
-    assert [problem for problem in report.problems if "no image of" not in problem] == []
+    report = command("data", "check", dataset, *place(data_dir))
+    assert report["problems"] == []
     for mode in ("finetune", "scratch"):
-        recipe = quick(mode, dataset, data_dir, start=start if mode == "finetune" else None)
-        result = train(recipe, out=tmp_path / "runs")
-        assert result["steps"] == 2
-        assert result["num_test_images"] == report.counts["test"]
-        assert 0 <= result["top1"] <= 100
+        changes = TINY | held_out(default_recipe(mode, dataset))
+        if name == "cifar100":
+            changes["schedule.batch_size"] = 16  # it has more images than the other miniatures
+        if name == "digits":
+            changes["data.train_limit"] = 60  # it is no miniature
+        source = ("--from", start) if mode == "finetune" else ()
+        where = ("--epochs", 1, "--out", tmp_path / "runs")
+        result = command(mode, dataset, *source, *place(data_dir), *where, *settings(changes))
         assert result["mode"] == mode
+        assert result["epochs"] == 1
+        assert result["images_seen"] == result["counts"]["train"]
+        assert result["num_test_images"] == report["counts"]["test"]
+        assert 0 <= result["top1"] <= 100
+        recipe = load_recipe(str(Path(result["run"]) / "recipe.toml"))
+        assert recipe.title == load_recipe(default_recipe(mode, dataset)).title
 
 
 @pytest.mark.parametrize(
-    "recipe_name",
-    [
-        name
-        for name in list_recipes()
-        if name.startswith("paper/") and load_recipe(name).data.dataset in BY_NAME
-    ],
+    ("name", "write", "images"),
+    [("imagenet-v2", imagenet_v2, 24), ("imagenet-real", imagenet_real, 6)],
 )
-def test_each_published_recipe_takes_its_dataset(recipe_name, known, start, tmp_path):
-    """Those for 384 pixels differ in the network alone, so their data are only loaded."""
-    recipe = load_recipe(recipe_name)
-    dataset, data_dir = known(recipe.data.dataset)
-    inputs = load_inputs(recipe.data.model_copy(update={"data_dir": str(data_dir)}))
-    assert inputs.val is None
-    if not recipe_name.endswith("_384"):
-        mode = recipe.mode
-        own = start if mode == "finetune" else None
-        short = quick(mode, dataset, data_dir, start=own, recipe_name=recipe_name)
-        result = train(short, out=tmp_path / "runs", inputs=inputs)
-        assert result["steps"] == 2
-        assert result["selects_on_test"]
+def test_what_only_scores_is_checked(name, write, images, offer, tmp_path):
+    offer(write(tmp_path))
+    report = command("data", "check", name, "--data-dir", tmp_path)
+    assert report["problems"] == []
+    assert report["counts"] == {"test": images}
 
 
 def test_flowers_are_trained_on_train_or_on_train_and_val(known):
@@ -165,13 +90,22 @@ def test_flowers_are_trained_on_train_or_on_train_and_val(known):
         load_inputs(load_recipe("scratch/digits", overrides={"data.train_on": "train+val"}).data)
 
 
-def test_the_level_and_the_order_of_classes_come_from_the_recipe(known):
+def test_the_level_and_the_order_of_classes_come_from_flag_and_recipe(known, tmp_path):
     _, data_dir = known("inat2018")
-    overrides = {"data.data_dir": str(data_dir), "data.level": "genus", "data.class_order": "deit"}
-    recipe = load_recipe("finetune/inat2018", overrides=overrides)
-    inputs = load_inputs(recipe.data.model_copy(update={"val_fraction": 0.3}))
-    assert inputs.class_names == ("Aix", "Amanita", "Anas")
-    assert any("genus" in note for note in inputs.dataset.notes)
+    genus, order = ("--level", "genus"), ("--set", "data.class_order=deit")
+    report = command("data", "check", "inat2018", *place(data_dir), *genus, *order)
+    assert report["class_names"] == ["Aix", "Amanita", "Anas"]
+    assert any("genus" in note for note in report["notes"])
+    result = command(
+        "scratch", "inat2018", *place(data_dir), *genus, "--out", tmp_path / "runs",
+        "--epochs", 1, *settings(TINY | held_out("scratch/inat2018")),
+    )  # fmt: skip
+    assert load_recipe(str(Path(result["run"]) / "recipe.toml")).data.level == "genus"
+    classes = json.loads((Path(result["run"]) / "classes.json").read_text())
+    assert classes == {"class_names": ["Aix", "Amanita", "Anas"]}
+    refused = CliRunner().invoke(app, ["data", "check", "digits", "--set", "data.train_limit=50"])
+    assert isinstance(refused.exception, UsageError)
+    assert "data.train_limit changes nothing there" in str(refused.exception)
 
 
 def test_what_only_scores_is_scored_by_name_and_not_trained_on(known, monkeypatch, tmp_path):
