@@ -5,7 +5,7 @@ Takes finished results and writes nothing; how the figures are shown belongs to 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deit_transfer.analysis.statistics import (
     Difference,
     mcnemar,
+    mean_answers_difference,
     mean_interval,
     paired_difference,
     wilson_interval,
@@ -37,8 +38,10 @@ class ArmRuns:
 
     `results` are result objects of single runs (`seed`, `top1` and the other measures);
     `correct` holds for each an (N,) bool array over the test images, in one order for all arms.
+    An arm that depends on no seed has a single result, whose `seed` is None; it is compared with
+    each seed of another arm. `soup_of` names the arm whose runs were averaged into this one.
     `paper_label` says which model and table `paper_top1` belongs to; `reused` counts the runs
-    that were found finished.
+    that were found finished; `facts` are passed on as they are.
     """
 
     arm: str
@@ -47,6 +50,13 @@ class ArmRuns:
     paper_top1: float | None = None
     paper_label: str = ""
     reused: int = 0
+    soup_of: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Say whether this is one classifier whatever the seed."""
+        return len(self.results) == 1 and self.results[0]["seed"] is None
 
 
 def build_comparison(
@@ -62,7 +72,8 @@ def build_comparison(
     """Return the comparison of several arms as one JSON-ready object.
 
     The baseline is the arm `scratch` (the first arm without one); every other arm is compared
-    with it, and the leading `delta` is that of `finetune` (the first other arm without one).
+    with it, and the leading `delta` is that of `finetune` (the first other arm without one). A
+    soup is compared with the runs that it was made of.
 
     Args:
         arms: At least one; each with at least one run and no seed twice.
@@ -75,9 +86,13 @@ def build_comparison(
     num_test_images = _check_arms(arms)
     named = {arm.arm: arm for arm in arms}
     baseline = named.get("scratch", arms[0])
-    others = [arm for arm in arms if arm is not baseline]
+    others = [arm for arm in arms if arm is not baseline and not arm.soup_of]
     others.sort(key=lambda arm: arm.arm != "finetune")
-    differences = [_difference(arm, baseline, level=level) for arm in others]
+    pairs = [(arm, baseline) for arm in others]
+    pairs += [(arm, named[arm.soup_of]) for arm in arms if arm.soup_of]
+    differences = [
+        _as_json(arm_difference(arm, other, level=level), arm, other) for arm, other in pairs
+    ]
     nothing = {"delta": None, "delta_ci95": None, "p_value": None, "test_method": "", "n": 0}
     first = differences[0] if differences else nothing
     notes = [*labels, *_own_labels(arms, first)]
@@ -85,7 +100,7 @@ def build_comparison(
         "dataset": dataset,
         "model": model,
         "start": start,
-        "seeds": sorted({int(r["seed"]) for arm in arms for r in arm.results}),
+        "seeds": sorted({seed for arm in arms for seed in _by_seed(arm)}),
         "budget": budget,
         "arms": [_summary(arm, level=level) for arm in arms],
         "delta": first["delta"],
@@ -98,6 +113,37 @@ def build_comparison(
     }
 
 
+def arm_difference(arm: ArmRuns, baseline: ArmRuns, *, level: float = 0.95) -> Difference:
+    """Return the top-1 of one arm less that of another, in points, with interval and test.
+
+    Over the seeds that both have; where those say nothing, over the test images of the first. A
+    soup has no seed of its own: it is compared with the mean of the runs it was made of, image by
+    image, so that only the test images are chance.
+
+    Args:
+        arm: Scored on the same test images, in the same order, as `baseline`; the training
+            images may differ.
+        baseline: What is subtracted.
+        level: Coverage of the interval, in (0, 1).
+
+    Raises:
+        ValueError: The arms have no seed in common.
+    """
+    if arm.soup_of == baseline.arm:
+        return mean_answers_difference(arm.correct[0], baseline.correct, level=level)
+    pairs = _pairs(arm, baseline)
+    if not pairs:
+        raise ValueError(f"arms {arm.arm} and {baseline.arm} have no seed in common")
+    ours = [float(arm.results[place]["top1"]) for place, _ in pairs]
+    theirs = [float(baseline.results[place]["top1"]) for _, place in pairs]
+    found = paired_difference(ours, theirs, level=level)
+    if found is not None:
+        return found
+    # t has nothing to go by: the images of the first pair have to answer
+    place, base_place = pairs[0]
+    return mcnemar(arm.correct[place], baseline.correct[base_place], level=level)
+
+
 def _check_arms(arms: Sequence[ArmRuns]) -> int:
     """Return the number of test images, one for all arms."""
     if not arms or any(not arm.results for arm in arms):
@@ -105,7 +151,8 @@ def _check_arms(arms: Sequence[ArmRuns]) -> int:
     if len({arm.arm for arm in arms}) != len(arms):
         raise ValueError(f"arms must have different names, got {[arm.arm for arm in arms]}")
     for arm in arms:
-        if len(_by_seed(arm)) != len(arm.results) or len(arm.correct) != len(arm.results):
+        num_seeds = 1 if arm.is_fixed else len(_by_seed(arm))
+        if num_seeds != len(arm.results) or len(arm.correct) != len(arm.results):
             raise ValueError(f"arm {arm.arm}: one result and one array of answers for each seed")
     sizes = {np.asarray(correct).size for arm in arms for correct in arm.correct}
     if len(sizes) != 1:
@@ -118,7 +165,11 @@ def _check_arms(arms: Sequence[ArmRuns]) -> int:
 
 
 def _by_seed(arm: ArmRuns) -> dict[int, int]:
-    return {int(result["seed"]): place for place, result in enumerate(arm.results)}
+    return {
+        int(result["seed"]): place
+        for place, result in enumerate(arm.results)
+        if result["seed"] is not None
+    }
 
 
 def _summary(arm: ArmRuns, *, level: float) -> dict[str, Any]:
@@ -142,6 +193,8 @@ def _summary(arm: ArmRuns, *, level: float) -> dict[str, Any]:
         "paper_label": arm.paper_label,
         "runs": [{key: result.get(key) for key in RUN_FACTS} for result in arm.results],
         "reused": arm.reused,
+        "soup_of": arm.soup_of,
+        **arm.facts,
     }
 
 
@@ -151,29 +204,24 @@ def _mean(results: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return sum(finite) / len(finite) if len(finite) == len(values) else None
 
 
-def _difference(arm: ArmRuns, baseline: ArmRuns, *, level: float) -> dict[str, Any]:
+def _pairs(arm: ArmRuns, baseline: ArmRuns) -> list[tuple[int, int]]:
+    """Return the places of the runs that belong together: by seed, or a fixed arm with each."""
+    if arm.is_fixed or baseline.is_fixed:
+        return [(a, b) for a in range(len(arm.results)) for b in range(len(baseline.results))]
     places, base_places = _by_seed(arm), _by_seed(baseline)
     seeds = sorted(places.keys() & base_places.keys())
-    if not seeds:
-        raise ValueError(f"arms {arm.arm} and {baseline.arm} have no seed in common")
-    ours = [float(arm.results[places[seed]]["top1"]) for seed in seeds]
-    theirs = [float(baseline.results[base_places[seed]]["top1"]) for seed in seeds]
-    found = paired_difference(ours, theirs, level=level)
-    if found is None:  # t has nothing to go by: the images of the first seed have to answer
-        correct = arm.correct[places[seeds[0]]]
-        found = mcnemar(correct, baseline.correct[base_places[seeds[0]]], level=level)
-    return _as_json(found, arm=arm.arm, baseline=baseline.arm, num_seeds=len(seeds))
+    return [(places[seed], base_places[seed]) for seed in seeds]
 
 
-def _as_json(found: Difference, *, arm: str, baseline: str, num_seeds: int) -> dict[str, Any]:
+def _as_json(found: Difference, arm: ArmRuns, baseline: ArmRuns) -> dict[str, Any]:
     return {
-        "arm": arm,
-        "baseline": baseline,
+        "arm": arm.arm,
+        "baseline": baseline.arm,
         "delta": found.mean,
         "delta_ci95": [max(-100.0, found.low), min(100.0, found.high)],
         "p_value": found.p_value,
         "test_method": found.method,
-        "n": num_seeds,
+        "n": len(_pairs(arm, baseline)),
     }
 
 
@@ -191,6 +239,19 @@ def _own_labels(arms: Sequence[ArmRuns], first: Mapping[str, Any]) -> list[str]:
         labels.append(
             "several arms: the p-values are of single tests, not adjusted for their number"
         )
-    if len({frozenset(_by_seed(arm)) for arm in arms}) > 1:
+    if len({frozenset(_by_seed(arm)) for arm in arms if not arm.is_fixed}) > 1:
         labels.append("the arms were not run with the same seeds: only shared seeds are paired")
+    for arm in arms:
+        if arm.soup_of:
+            num_runs = len({a.arm: a for a in arms}[arm.soup_of].results)
+            labels.append(
+                f"{arm.arm}: the weights of the {num_runs} runs of {arm.soup_of}, each with a head "
+                "drawn by its seed, averaged and scored once; its images and time are theirs "
+                "together"
+            )
+        elif arm.is_fixed and num_seeds > 1:
+            labels.append(
+                f"{arm.arm}: nothing in it depends on the seed, so it is one classifier; its "
+                "interval is over test images"
+            )
     return labels

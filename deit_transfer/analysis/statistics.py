@@ -129,6 +129,37 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike, *, level: float = 0.95) 
     return Difference(mean, low, high, p_value, a.size, "McNemar mid-p test over test images")
 
 
+def mean_answers_difference(
+    correct_a: ArrayLike, correct_b: Sequence[ArrayLike], *, level: float = 0.95
+) -> Difference:
+    """Return accuracy a less the mean accuracy of several b, in points, tested over the images.
+
+    Each image gives one difference: a's answer less the share of b that is right. The classifiers
+    are taken as given; only the images are chance.
+
+    Args:
+        correct_a: (N,) bool, whether each image was answered rightly.
+        correct_b: (N,) bool each, the same images in the same order; at least one.
+        level: Coverage of the interval, in (0, 1).
+
+    Raises:
+        ValueError: The arrays are not of one length, or fewer than two images.
+    """
+    a = np.asarray(correct_a, bool)
+    others = [np.asarray(b, bool) for b in correct_b]
+    if not others or any(b.shape != a.shape for b in others) or a.ndim != 1 or a.size < 2:
+        raise ValueError(f"a and every b must be of one length over 1, got {a.shape}")
+    share = np.mean(others, axis=0)  # (N,)
+    differences = 100 * (a - share)
+    if differences.std() < 1e-9:  # not one image is answered differently: McNemar's own case
+        return mcnemar(a, others[0], level=level)
+    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(a.size)
+    half = _t_quantile(level, a.size - 1) * error
+    p_value = _t_two_sided(mean / error, a.size - 1)
+    method = "paired t-test over test images"
+    return Difference(mean, mean - half, mean + half, p_value, a.size, method)
+
+
 def _paired_counts(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     both, only_a, only_b = (int(np.sum(x)) for x in (a & b, a & ~b, ~a & b))
     return both, only_a, only_b, a.size - both - only_a - only_b

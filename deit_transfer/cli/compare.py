@@ -1,5 +1,6 @@
 """Own `compare`: from scratch and from pretrained weights, side by side."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -7,7 +8,6 @@ import typer
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.options import (
     DEFAULT_OUT,
-    DatasetArgument,
     JsonFlag,
     NameOption,
     OutOption,
@@ -19,6 +19,18 @@ from deit_transfer.cli.options import (
 )
 from deit_transfer.errors import UsageError
 
+DatasetsArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="DATASET...", help="Catalogue names, or folders of class folders."),
+]
+ArmsOption = Annotated[
+    str | None,
+    typer.Option("--arms", help="scratch,finetune,distilled,probe or recipes; by commas."),
+]
+FractionsOption = Annotated[
+    str | None,
+    typer.Option("--fractions", help="Shares of the labels to compare at: 0.01,0.1,1."),
+]
 BudgetOption = Annotated[
     Literal["recipe", "equal-images"],
     typer.Option("--budget", help="Each arm its recipe's length, or the same images for all."),
@@ -27,9 +39,11 @@ BudgetOption = Annotated[
 
 @with_training_flags
 def compare(
-    dataset: DatasetArgument,
+    datasets: DatasetsArgument,
     flags: TrainingFlags,
     start: StartOption = "imagenet",
+    arms: ArmsOption = None,
+    fractions: FractionsOption = None,
     seeds: SeedsOption = 1,
     budget: BudgetOption = "recipe",
     out: OutOption = DEFAULT_OUT,
@@ -39,22 +53,28 @@ def compare(
 ) -> None:
     """Train from scratch and from pretrained weights, and show both side by side.
 
-    With --teacher, a third arm is fine-tuned with distillation.
+    With --teacher, a third arm is fine-tuned with distillation. Several datasets give one table.
     """
     if flags.recipe is not None:
         raise UsageError(
             "compare trains each arm with its own recipe, so --recipe says too little",
-            hint="Change both arms with --set section.key=value",
+            hint=f"Add it as an arm: --arms scratch,finetune,{flags.recipe}; or change all arms "
+            "with --set section.key=value",
         )
     from deit_transfer.cli.screens import TrainingScreen
     from deit_transfer.report.comparison import comparison_table
+    from deit_transfer.report.datasets import datasets_table
     from deit_transfer.run.compare import compare as run_comparison
+    from deit_transfer.run.several import compare_datasets
 
     output = Output(as_json=as_json, quiet=quiet)
+    alone = len(datasets) == 1
+    program = partial(run_comparison, datasets[0]) if alone else partial(compare_datasets, datasets)
     with TrainingScreen(output, several=True) as screen:
-        comparison = run_comparison(
-            dataset,
+        found = program(
             start=start or "imagenet",
+            arms=_words(arms),
+            fractions=_numbers(fractions),
             seeds=seeds,
             budget=budget,
             out=out,
@@ -62,6 +82,31 @@ def compare(
             overrides=flags.overrides(),
             observer=screen,
         )
-    output.finish(
-        comparison, "", comparison_table(comparison), f"Figure and report: {comparison['folder']}"
-    )
+    shown = comparison_table(found) if alone else datasets_table(found)
+    output.finish(found, "", shown, f"Figure and report: {found['folder']}")
+    for failure in found.get("failed", [])[:1]:
+        raise typer.Exit(failure["exit_code"])
+
+
+def _words(text: str | None) -> list[str]:
+    """Split names at commas."""
+    if text is None:
+        return []
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise UsageError(
+            f"--arms '{text}' has a comma without a name beside it",
+            hint="For example --arms scratch,finetune,probe",
+        )
+    return words
+
+
+def _numbers(text: str | None) -> list[float]:
+    """Split numbers at commas."""
+    try:
+        return [float(word) for word in (text or "").split(",") if text is not None]
+    except ValueError:
+        raise UsageError(
+            f"--fractions '{text}' is not a list of numbers",
+            hint="For example --fractions 0.01,0.05,0.1,0.25,1",
+        ) from None

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from deit_transfer.report.efficiency import efficiency_table, share_text
 from deit_transfer.report.look import Look, Screen, new_table
 from deit_transfer.report.numbers import compact, duration, p_text, percent
 
@@ -29,7 +30,8 @@ def comparison_table(comparison: Comparison) -> Screen:
             `top1_mean`, `top1_ci95`, `ci_method`, `n`, `top5_mean`, `mean_per_class_mean`,
             `images_seen_mean`, `seconds_mean`, `images_per_second_mean`, `paper_top1`,
             `paper_label`, `reused`), `differences` (each `arm`, `baseline`, `delta`,
-            `delta_ci95`, `p_value`, `test_method`, `n`), `num_test_images`, `labels`.
+            `delta_ci95`, `p_value`, `test_method`, `n`), `num_test_images`, `labels`; and, of a
+            comparison at several sizes, `label_efficiency`.
     """
     return Screen(lambda look: _screen(comparison, look))
 
@@ -96,13 +98,16 @@ def _screen(comparison: Comparison, look: Look) -> RenderableType:
     notes = Table.grid(padding=(0, 1, 0, 0))
     for note in footnotes(comparison):
         notes.add_row("*", look.text(note, style="dim"))
-    return Group(_table(comparison, arms, look), *lines, answer, notes)
+    efficiency = comparison.get("label_efficiency")
+    curves = [efficiency_table(efficiency)] if efficiency else []
+    return Group(_table(comparison, arms, look), *lines, answer, *curves, notes)
 
 
 def _table(comparison: Comparison, arms: Sequence[Arm], look: Look) -> Table:
     title = (
         f"{comparison['dataset']}, {comparison['model']}, {_seeds(comparison)}, "
         f"{comparison['num_test_images']:,} test images, budget: {comparison['budget']}"
+        f"{_largest_size(comparison)}"
     )
     with_paper = any(arm.get("paper_top1") is not None for arm in arms)
     table = new_table(look, title)
@@ -129,9 +134,17 @@ def _cells(arm: Arm, look: Look, *, with_paper: bool) -> list[Text]:
         compact(arm["images_per_second_mean"]),
     ]
     paper = [percent(arm.get("paper_top1"))] if with_paper else []
-    # a space gives long names like finetune+distil a place to break
-    name = look.text(str(arm["arm"]).replace("+", " +"))
+    # a space gives long names like paper/finetune/cifar10 a place to break
+    name = look.text(str(arm["arm"]).replace("+", " +").replace("/", " /"))
     return [name, look.lines(top1), *(look.text(cell) for cell in [*cells, *paper])]
+
+
+def _largest_size(comparison: Comparison) -> str:
+    efficiency = comparison.get("label_efficiency")
+    if not efficiency:
+        return ""
+    largest = efficiency["points"][-1]
+    return f", {share_text(largest['fraction'])} of the labels ({largest['labels']:,})"
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -174,7 +187,12 @@ def _reuse(arm: Arm) -> str:
 
 
 def _images_note(arms: Sequence[Arm]) -> str | None:
-    seen = [(arm["images_seen_mean"], arm["arm"]) for arm in arms if arm.get("images_seen_mean")]
+    seen = [
+        (arm["images_seen_mean"], arm["arm"])
+        for arm in arms
+        # a probe learns from each image once, and a soup counts those of all its runs
+        if arm.get("images_seen_mean") and all(run["seed"] is not None for run in arm["runs"])
+    ]
     if len(seen) < 2 or max(seen)[0] <= EQUAL_IMAGES * min(seen)[0]:
         return None
     (most, larger), (least, smaller) = max(seen), min(seen)

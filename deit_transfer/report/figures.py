@@ -1,10 +1,14 @@
-"""Own drawing learning curves of several arms and seeds into one PNG. Reads no run folder."""
+"""Own drawing arms into one PNG: their learning curves, or what they make of how many labels.
+
+Reads no run folder.
+"""
 
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +82,30 @@ def curves_png(
     """
     if not series:
         raise ValueError("a figure needs at least one series")
+    papers = paper_top1 or {}
+    _save(path, partial(_draw, series=series, title=title, paper_top1=papers), size=(12, 6))
+
+
+def efficiency_png(path: Path, points: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
+    """Draw every arm's top-1 against the number of labelled images, and write the PNG whole.
+
+    Labels are on a logarithmic axis; each mean stands with its 95% interval.
+
+    Args:
+        path: Where the PNG appears, or is replaced.
+        points: In ascending order of labels, at least one: `fraction`, `labels`, and `arms`
+            (each `arm`, `top1_mean`, `top1_ci95`).
+
+    Raises:
+        ValueError: There are no points.
+        ResourceError: The disk is full.
+    """
+    if not points:
+        raise ValueError("a figure needs at least one size")
+    _save(path, partial(_draw_efficiency, points=points, title=title), size=(9, 6.4))
+
+
+def _save(path: Path, draw: Callable[[Any], None], *, size: tuple[float, float]) -> None:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,10 +113,10 @@ def curves_png(
     with rc_context(FONT_SIZES), warnings.catch_warnings():
         # names in scripts that the font lacks show as boxes; that must not stop a report
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(12, 6))
+        figure = Figure(figsize=size)
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
         FigureCanvasAgg(figure)
-        _draw(figure, series, title=title, paper_top1=paper_top1 or {})
+        draw(figure)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=DPI, facecolor="white")
     write_bytes_atomic(path, png.getvalue())
@@ -116,6 +144,51 @@ def _draw(
         _dress(axes, name, unit)
         _scale_images(axes, series)
     _legend(figure, accuracy if accuracy.lines else loss)
+
+
+def _draw_efficiency(figure: Any, points: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    axes = figure.subplots()
+    if title:
+        figure.suptitle(title, parse_math=False, fontsize=15, fontweight="bold", color=INK)
+    arms = list(dict.fromkeys(arm["arm"] for point in points for arm in point["arms"]))
+    styles = _styles(arms)
+    for place, name in enumerate(arms):
+        found = [
+            (point["labels"], arm["top1_mean"], *arm["top1_ci95"])
+            for point in points
+            for arm in point["arms"]
+            if arm["arm"] == name
+        ]
+        labels, means, lows, highs = np.array(found, np.float64).T  # (S,) each
+        # arms stand a little apart, so that their intervals do not hide one another
+        moved = labels * (1 + 0.02 * (place - (len(arms) - 1) / 2))
+        axes.errorbar(
+            moved,
+            means,
+            yerr=np.stack([means - lows, highs - means]).clip(min=0),
+            color=styles[name].colour,
+            marker=styles[name].marker,
+            markersize=7,
+            linewidth=2.4,
+            elinewidth=1.4,
+            capsize=4,
+            label=name,
+        )
+    _dress(axes, "Top-1 on test images, with 95% intervals", "top-1 (%)")
+    _scale_labels(axes, points)
+    _legend(figure, axes)
+
+
+def _scale_labels(axes: Any, points: Sequence[Mapping[str, Any]]) -> None:
+    """Write each size at its place: the number of labels, and its share of all."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    labels = [point["labels"] for point in points]
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(labels))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{point['labels']:,}\n{100 * point['fraction']:g}%" for point in points])
+    axes.set_xlabel("labelled images, and their share of all (log scale)", color=INK)
 
 
 def _styles(arms: Sequence[str]) -> dict[str, Style]:

@@ -11,6 +11,8 @@ from deit_transfer.report.comparison import (
     top1_lines,
     verdict,
 )
+from deit_transfer.report.datasets import row_cell, row_title
+from deit_transfer.report.efficiency import interval_cell, share_text
 from deit_transfer.report.look import printable
 from deit_transfer.report.numbers import compact, duration, grouped, percent
 
@@ -20,6 +22,7 @@ def comparison_markdown(
     *,
     command: str = "",
     figure: str = "",
+    efficiency_figure: str = "",
     recipes: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str:
@@ -29,6 +32,7 @@ def comparison_markdown(
         comparison: The object that `comparison_table` shows, its arms with their `runs`.
         command: What was typed, so that it can be typed again.
         figure: Path of the curves, relative to the page.
+        efficiency_figure: Path of accuracy by labels, relative to the page.
         recipes: The recipe of each arm, by arm.
         environment: What it ran on: label and value.
     """
@@ -39,12 +43,70 @@ def comparison_markdown(
         _arms(comparison),
         _bullets(_plain(difference_line(one)) for one in comparison.get("differences") or []),
         f"![Validation top-1 and training loss by images seen](<{figure}>)" if figure else "",
+        _section("What labels are worth", _efficiency(comparison, efficiency_figure)),
         _section("Read with care", _bullets(_plain(note) for note in footnotes(comparison))),
         _section("Set-up", _setup(comparison, recipes or {}, environment or {})),
         _section("Every run", _runs(comparison["arms"])),
         _section("Again", f"```sh\n{printable(command)}\n```" if command else ""),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def datasets_markdown(
+    table: Mapping[str, Any],
+    *,
+    command: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Return the report of several datasets' comparisons as one Markdown page.
+
+    Args:
+        table: The object that `datasets_table` shows.
+        command: What was typed, so that it can be typed again.
+        environment: What it ran on: label and value.
+    """
+    names = [printable(name) for name in table["datasets"]]
+    rows = [
+        [row_title(row), *(row_cell(row, name, plus_minus="±") for name in table["datasets"])]
+        for row in table["rows"]
+    ]
+    answers = [
+        f"{_plain(one['dataset'])}: {_plain(verdict(one))} ({_plain(one['folder'])})"
+        for one in table["comparisons"]
+    ]
+    failures = [f"{_plain(one['dataset'])}: {_plain(one['error'])}" for one in table["failed"]]
+    facts = [f"{_plain(k)}: {_plain(v)}" for k, v in (environment or {}).items()]
+    parts = [
+        "# What does pretraining buy? The paper's Table 6 for this machine",
+        _table(["top-1", *(_plain(name) for name in names)], rows),
+        _bullets(answers),
+        _section("Failed", _bullets(failures)),
+        _section("Read with care", _bullets(_plain(note) for note in table["labels"])),
+        _section("Set-up", _bullets(facts)),
+        _section("Again", f"```sh\n{printable(command)}\n```" if command else ""),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _efficiency(comparison: Comparison, figure: str) -> str:
+    efficiency = comparison.get("label_efficiency")
+    if not efficiency:
+        return ""
+    points = efficiency["points"]
+    names = list(dict.fromkeys(arm["arm"] for point in points for arm in point["arms"]))
+    rows = []
+    for point in points:
+        arms = {arm["arm"]: arm for arm in point["arms"]}
+        cells = [
+            interval_cell(arms[name], plus_minus="±") if name in arms else "-" for name in names
+        ]
+        rows.append([share_text(point["fraction"]), grouped(point["labels"]), *cells])
+    parts = [
+        "\n\n".join(_plain(sentence) for sentence in efficiency["sentences"]),
+        _table(["share", "labels", *(_plain(name) for name in names)], rows),
+        f"![Top-1 by labelled images](<{figure}>)" if figure else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _arms(comparison: Comparison) -> str:

@@ -33,8 +33,10 @@ def result_table(result: Result) -> Screen:
 
 def result_line(result: Result) -> str:
     """Return a run's result in one line, for a run that is one of several."""
+    # a probe and a soup depend on no single seed
+    seed = "" if result["seed"] is None else f", seed {result['seed']}"
     return (
-        f"{result['mode']}, seed {result['seed']}: top-1 {percent(result['top1'], digits=2)}% on "
+        f"{result['mode']}{seed}: top-1 {percent(result['top1'], digits=2)}% on "
         f"{grouped(result['num_test_images'])} {result.get('split', 'test')} images, "
         f"{duration(result['seconds'])}"
     )

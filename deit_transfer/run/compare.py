@@ -1,55 +1,61 @@
 """Own the comparison: the same data and seeds from scratch and from pretrained weights."""
 
-import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.models.start import StartWeights, read_start
-from deit_transfer.recipe.schema import Mode, Recipe
-from deit_transfer.report.figures import Series, curves_png
-from deit_transfer.report.markdown import comparison_markdown
+from deit_transfer.recipe.schema import Data
 from deit_transfer.report.paper_figures import paper_top1
-from deit_transfer.run import assemble
-from deit_transfer.run.choose import choose_recipe, distilled_form
-from deit_transfer.run.claim import find_by_key, run_key
-from deit_transfer.run.environment import describe_environment
+from deit_transfer.run.arms import (
+    FINETUNE,
+    SCRATCH,
+    Arm,
+    Budget,
+    check_arm_names,
+    choose_arms,
+    with_equal_images,
+    with_seed,
+)
+from deit_transfer.run.comparison_files import (
+    COMPARISON_FILE,
+    FIGURE_FILE,
+    refuse_taken_name,
+    write_comparison,
+)
+from deit_transfer.run.fractions import (
+    as_size,
+    at_fraction,
+    check_fractions,
+    has_own_val,
+    label_efficiency,
+    limit_label,
+    num_labels,
+    pooled,
+    validation_labels,
+)
 from deit_transfer.run.inputs import Inputs, load_inputs
 from deit_transfer.run.observer import Observer, Silent
-from deit_transfer.run.stored import read_predictions
-from deit_transfer.run.train import train
-from deit_transfer.run.workdir import (
-    PREDICTIONS_FILE,
-    RESULT_FILE,
-    RunFolder,
-    create_numbered_folder,
-    create_run_folder,
-)
+from deit_transfer.run.probing import probe_or_reuse
+from deit_transfer.run.soup import SOUP, make_soup
+from deit_transfer.run.trials import GO_ON, Trained, answers_on_test, train_or_reuse
 
-COMPARISON_FILE = "comparison.json"
-FIGURE_FILE = "curves.png"
-REPORT_FILE = "report.md"
-GO_ON_COMPARING = "run the same command again to go on; what is finished is reused"
-Budget = Literal["recipe", "equal-images"]
-# the mode of each arm; `distilled` is the fine-tuned one that also learns from a teacher
-ARMS: dict[str, Mode] = {"scratch": "scratch", "finetune": "finetune"}
-DISTILLED_ARM: dict[str, Mode] = {"distilled": "finetune"}
+__all__ = ["COMPARISON_FILE", "FIGURE_FILE", "GO_ON_COMPARING", "compare"]
+
+GO_ON_COMPARING = GO_ON
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Hold one finished run of an arm."""
+@dataclass(frozen=True, kw_only=True)
+class SizePlan:
+    """Hold what is compared at one share of the labels: the images, and the arms that see them."""
 
-    folder: RunFolder
-    result: dict[str, Any]
-    reused: bool
+    fraction: float
+    inputs: Inputs
+    arms: Sequence[Arm]
 
 
 def compare(
@@ -59,236 +65,229 @@ def compare(
     seeds: int,
     out: Path,
     name: str | None = None,
+    arms: Sequence[str] = (),
+    fractions: Sequence[float] = (),
     budget: Budget = "recipe",
     recipe_names: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     labels: Sequence[str] = (),
     start_name: str | None = None,
+    soup: bool = True,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
-    """Train every arm with every seed, and return the comparison object.
+    """Train every arm with every seed at every share of the labels; return the comparison object.
 
     Args:
         dataset: Catalogue name or folder.
-        start: What the fine-tuned arm starts from.
-        seeds: Runs per arm; both arms use the seeds from the recipe's on.
+        start: What the fine-tuned arms start from.
+        seeds: Runs per arm; all arms use the seeds from the recipe's on.
         out: Folder that holds the runs.
         name: Folder of the comparison below `out`; None makes one.
+        arms: scratch, finetune, distilled, probe, and recipes by name; none takes scratch and
+            finetune, and with a teacher distilled.
+        fractions: Shares of the labelled images, in (0, 1]; none takes all of them. The
+            comparison is of the largest; the others add `label_efficiency`.
         budget: `recipe` gives each arm its own recipe's length; `equal-images` gives all arms
             the images of the fine-tuned one.
         recipe_names: Recipe by arm; the default recipes where not given.
         overrides: Recipe settings for all arms, by dotted location; those of a teacher are for
-            a third arm, `distilled`, alone.
+            the arms that learn from one.
         labels: What a reader must know to judge the figures.
         start_name: What the start is called in tables; None takes its name or file name.
+        soup: Average the fine-tuned runs of two seeds or more into one more arm.
         observer: Who is told what happens.
 
     Raises:
-        UsageError: The name is taken, or the budgets contradict each other.
+        UsageError: The name is taken, or what is asked for contradicts itself.
         DataError: The arms would not see the same data.
     """
-    observer = observer or Silent()
-    if name is not None and (out / name).exists():
-        raise UsageError(
-            f"{out / name} exists already", hint="Give the new comparison another --name"
-        )
-    teaching = {key for key in overrides or {} if key.startswith("distil.")}
-    untaught = {key: value for key, value in (overrides or {}).items() if key not in teaching}
-    recipes = {
-        arm: choose_recipe(
-            mode,
-            dataset,
-            recipe_name=(recipe_names or {}).get(arm),
-            start=start if mode == "finetune" else None,
-            overrides=_taught(overrides or {}) if arm in DISTILLED_ARM else untaught,
-        )
-        for arm, mode in (ARMS | DISTILLED_ARM if teaching else ARMS).items()
-    }
-    inputs = _shared_inputs(recipes)
-    if budget == "equal-images":
-        recipes = _equal_images(recipes, len(inputs.train))
-    # before anything is trained: a start that cannot be read ends the comparison here
-    starts = {
-        arm: read_start(recipe.model.start, model_name=recipe.model.name)
-        for arm, recipe in recipes.items()
-    }
-    trained: dict[str, list[Trained]] = {arm: [] for arm in recipes}
-    first_seed = recipes["finetune"].run.seed
-    for seed in range(first_seed, first_seed + seeds):
-        for arm, recipe in recipes.items():
-            observer.note(f"\n{arm}, seed {seed} (run {seed - first_seed + 1} of {seeds})")
-            seeded = _with_seed(recipe, seed)
-            trained[arm].append(_train_or_reuse(seeded, starts[arm], out, inputs, observer))
-    comparison = build_comparison(
-        arms=[_arm(arm, runs, recipes[arm], inputs) for arm, runs in trained.items()],
-        dataset=inputs.name,
-        model=recipes["finetune"].model.name,
-        start=start_name or Path(recipes["finetune"].model.start).name,
-        budget=budget,
-        labels=[*labels, *_limit_label(recipes["finetune"], inputs)],
+    observer, overrides = observer or Silent(), overrides or {}
+    refuse_taken_name(out, name)
+    shares = check_fractions(fractions, overrides)
+
+    # All that can be wrong is found before anything is trained
+    taught = any(key.startswith("distil.") for key in overrides)
+    chosen = choose_arms(
+        check_arm_names(arms, taught=taught),
+        dataset,
+        start=start,
+        recipe_names=recipe_names or {},
+        overrides=overrides,
     )
-    return _write(comparison, trained, inputs, recipes, out, name)
+    plans = _plan_sizes(chosen, shares, budget, observer)
+    starts = {
+        arm.name: read_start(arm.recipe.model.start, model_name=arm.recipe.model.name)
+        for arm in chosen
+    }
+
+    # Every size, every seed, every arm
+    trained: list[dict[str, list[Trained]]] = []
+    for plan in plans:
+        size = f", {100 * plan.fraction:g}% of the labels" if len(plans) > 1 else ""
+        trained.append(
+            _train_size(plan, starts, seeds=seeds, out=out, size=size, observer=observer)
+        )
+        if soup and (members := _soup_members(plan, trained[-1])):
+            arm = next(arm for arm in plan.arms if arm.name == FINETUNE)
+            observer.note(f"\n{SOUP} of the {len(members)} fine-tuned runs{size}")
+            trained[-1][SOUP] = [
+                make_soup(members, arm.recipe, plan.inputs, out=out, observer=observer)
+            ]
+
+    # What they say: the largest size as a comparison of its own, all of them as curves
+    measured = [
+        [_arm_runs(arm, runs, plan) for arm, runs in by_arm.items()]
+        for plan, by_arm in zip(plans, trained, strict=True)
+    ]
+    largest, leading = plans[-1], _leading(chosen)
+    comparison = build_comparison(
+        arms=measured[-1],
+        dataset=largest.inputs.name,
+        model=leading.recipe.model.name,
+        start=start_name or Path(leading.recipe.model.start).name,
+        budget=budget,
+        labels=[*labels, *_cautions(plans, chosen)],
+    )
+    comparison |= {
+        "counts": largest.inputs.counts,
+        "data_fingerprint": largest.inputs.fingerprint,
+    }
+    if len(plans) > 1:
+        comparison["label_efficiency"] = _efficiency(plans, measured)
+    return write_comparison(
+        comparison,
+        runs=trained[-1],
+        recipes={arm.name: arm.recipe.title for arm in chosen},
+        out=out,
+        name=name,
+    )
 
 
-def _taught(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the distilled arm: a model that was named is taken distilled."""
-    model = overrides.get("model.name")
-    plain = model is not None and "distilled" not in model
-    if not plain or overrides.get("distil.through") == "class":
-        return dict(overrides)
-    return {**overrides, "model.name": distilled_form(str(model))}
+def _plan_sizes(
+    arms: Sequence[Arm], shares: Sequence[float], budget: Budget, observer: Observer
+) -> list[SizePlan]:
+    """Load the images of every size, and settle how long each arm is trained on them."""
+    plans = []
+    for fraction in shares:
+        sized = [arm.with_recipe(data=at_fraction(arm.recipe, fraction).data) for arm in arms]
+        inputs = _shared_inputs(sized, observer)
+        if len(shares) > 1 and has_own_val(sized[0].recipe, inputs):
+            sized = [arm.with_recipe(data=pooled(arm.recipe).data) for arm in sized]
+            inputs = _shared_inputs(sized, observer)
+        if budget == "equal-images":
+            sized = with_equal_images(sized, len(inputs.train))
+        plans.append(SizePlan(fraction=fraction, inputs=inputs, arms=sized))
+    counts = [num_labels(plan.inputs) for plan in plans]
+    for plan, fewer, count in zip(plans[1:], counts, counts[1:], strict=False):
+        if count == fewer:
+            raise UsageError(
+                f"{100 * plan.fraction:g}% and the share before it are both {count} labelled "
+                "images",
+                hint="Take shares that lie further apart",
+            )
+    return plans
 
 
-def _shared_inputs(recipes: Mapping[str, Recipe]) -> Inputs:
+def _shared_inputs(arms: Sequence[Arm], observer: Observer) -> Inputs:
     """Load the data once; every arm's settings must describe the same images and splits."""
-    settings = {arm: recipe.data for arm, recipe in recipes.items()}
-    loaded = {arm: load_inputs(data) for arm, data in settings.items()}
-    first = next(iter(loaded.values()))
-    for arm, inputs in loaded.items():
+    loaded: dict[Data, Inputs] = {}
+    for arm in arms:
+        data = arm.recipe.data
+        if data not in loaded:
+            loaded[data] = load_inputs(data, progress=partial(observer.loading, data.dataset))
+    first = loaded[arms[0].recipe.data]
+    for arm in arms:
+        inputs = loaded[arm.recipe.data]
         if inputs.fingerprint != first.fingerprint:
             raise DataError(
-                f"The arms would not see the same data: {arm} has {inputs.counts}, "
-                f"{next(iter(loaded))} has {first.counts}",
+                f"The arms would not see the same data: {arm.name} has {inputs.counts}, "
+                f"{arms[0].name} has {first.counts}",
                 hint="Give both recipes the same [data] section",
             )
     return first
 
 
-def _equal_images(recipes: dict[str, Recipe], num_images: int) -> dict[str, Recipe]:
-    if any(recipe.run.time_budget_minutes is not None for recipe in recipes.values()):
-        raise UsageError(
-            "--budget equal-images and --time-budget contradict each other",
-            hint="Leave one of them out; --epochs shortens both arms",
+def _train_size(
+    plan: SizePlan,
+    starts: Mapping[str, StartWeights],
+    *,
+    seeds: int,
+    out: Path,
+    size: str,
+    observer: Observer,
+) -> dict[str, list[Trained]]:
+    """Return the finished runs of every arm, in order of seeds."""
+    trained: dict[str, list[Trained]] = {arm.name: [] for arm in plan.arms}
+    first_seed = _leading(plan.arms).recipe.run.seed
+    for seed in range(first_seed, first_seed + seeds):
+        for arm in plan.arms:
+            if arm.is_probe and trained[arm.name]:
+                continue  # nothing in it depends on the seed
+            of_seeds = (
+                "" if arm.is_probe else f", seed {seed} (run {seed - first_seed + 1} of {seeds})"
+            )
+            observer.note(f"\n{arm.name}{of_seeds}{size}")
+            do = probe_or_reuse if arm.is_probe else train_or_reuse
+            recipe = with_seed(arm, seed).recipe
+            done = do(recipe, starts[arm.name], plan.inputs, out=out, observer=observer)
+            trained[arm.name].append(done)
+    return trained
+
+
+def _soup_members(plan: SizePlan, trained: Mapping[str, Sequence[Trained]]) -> Sequence[Trained]:
+    runs = trained.get(FINETUNE, ())
+    return runs if len(runs) > 1 else ()
+
+
+def _leading(arms: Sequence[Arm]) -> Arm:
+    """Return the arm whose model, start and seed speak for the comparison."""
+    return next((arm for arm in arms if arm.name == FINETUNE), arms[0])
+
+
+def _arm_runs(name: str, runs: Sequence[Trained], plan: SizePlan) -> ArmRuns:
+    souped = name == SOUP
+    arm = next(arm for arm in plan.arms if arm.name == (FINETUNE if souped else name))
+    model = arm.recipe.model
+    resolution = model.resolution or runs[0].result["resolution"]
+    # the paper has neither probes nor soups
+    paper = (
+        None
+        if souped or arm.is_probe
+        else paper_top1(
+            plan.inputs.dataset.info.name, model.name, arm.recipe.mode, resolution=resolution
         )
-    plan = assemble.durations(recipes["finetune"], num_images=num_images)
-    return {
-        arm: recipe
-        if arm == "finetune"
-        else _with_images(recipe, plan.images_to_see, num_images=num_images)
-        for arm, recipe in recipes.items()
-    }
-
-
-def _with_images(recipe: Recipe, images: int, *, num_images: int) -> Recipe:
-    """Return the recipe with its schedule stretched or cut to see this many images.
-
-    The warm-up and the stages of resolution keep their shares of the run. Where `images` makes
-    no whole epochs, the last step's batch may overshoot.
-    """
-    plan = assemble.durations(recipe, num_images=num_images)
-    whole_epochs, rest = divmod(images, plan.images_per_epoch)
-    steps = whole_epochs * plan.steps_per_epoch + math.ceil(rest / plan.batch_size)
-    length = {"min_steps": steps, "max_steps": steps}
-    return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update=length)})
-
-
-def _with_seed(recipe: Recipe, seed: int) -> Recipe:
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})})
-
-
-def _train_or_reuse(
-    recipe: Recipe, start: StartWeights, out: Path, inputs: Inputs, observer: Observer
-) -> Trained:
-    key = run_key(recipe, inputs.fingerprint, start)
-    if found := find_by_key(out, key, finished=True):
-        observer.note(f"reused: {found} was trained with this recipe on this data")
-        return Trained(found, found.read_json(RESULT_FILE), reused=True)
-    # an arm that was cut off goes on where it stopped
-    result = train(
-        recipe, out=out, resume=True, inputs=inputs, observer=observer, go_on=GO_ON_COMPARING
-    )
-    return Trained(RunFolder(Path(result["run"])), result, reused=False)
-
-
-def _arm(arm: str, runs: Sequence[Trained], recipe: Recipe, inputs: Inputs) -> ArmRuns:
-    resolution = recipe.model.resolution or runs[0].result["resolution"]
-    paper = paper_top1(
-        inputs.dataset.info.name, recipe.model.name, recipe.mode, resolution=resolution
     )
     return ArmRuns(
-        arm=arm,
+        arm=name,
         results=[run.result for run in runs],
-        correct=[_correct(run.folder, inputs) for run in runs],
+        correct=[answers_on_test(run.folder, plan.inputs) for run in runs],
         paper_top1=paper.top1 if paper is not None else None,
         paper_label=paper.label if paper is not None else "",
         reused=sum(run.reused for run in runs),
+        soup_of=FINETUNE if souped else "",
+        facts={"model": model.name, "resolution": resolution, "recipe": arm.recipe.title},
     )
 
 
-def _correct(folder: RunFolder, inputs: Inputs) -> NDArray[np.bool_]:
-    """Return which test images a run got right, joined by image id, in the split's order."""
-    stored = read_predictions(folder.path / PREDICTIONS_FILE)
-    missing = sorted(set(inputs.test.ids) - set(stored.ids.tolist()))
-    if missing:
-        raise DataError(
-            f"{folder} has no prediction for {len(missing)} test images, such as {missing[0]}",
-            hint="Score it again, or remove the run so that it is trained anew",
+def _cautions(plans: Sequence[SizePlan], arms: Sequence[Arm]) -> list[str]:
+    notes = limit_label(plans[-1].arms[0].recipe, plans[-1].inputs)
+    notes += [note for arm in arms for note in arm.notes]
+    if len(plans) > 1:
+        notes += validation_labels(
+            [(plan.fraction, plan.arms[0].recipe, plan.inputs) for plan in plans]
         )
-    stored = stored.take(inputs.test.ids)
-    return stored.decisions() == stored.labels
+    return notes
 
 
-def _write(
-    comparison: dict[str, Any],
-    trained: Mapping[str, Sequence[Trained]],
-    inputs: Inputs,
-    recipes: Mapping[str, Recipe],
-    out: Path,
-    name: str | None,
-) -> dict[str, Any]:
-    title = f"{comparison['dataset']}-{comparison['model']}"
-    folder = (
-        create_numbered_folder(out / "comparisons", title)
-        if name is None
-        else create_run_folder(out, name)
-    )
-    comparison = {
-        **comparison,
-        "folder": str(folder),
-        "counts": inputs.counts,
-        "data_fingerprint": inputs.fingerprint,
-    }
-    paper = {a["arm"]: a["paper_top1"] for a in comparison["arms"] if a["paper_top1"] is not None}
-    curves_png(
-        folder.path / FIGURE_FILE,
-        [_series(arm, run) for arm, runs in trained.items() for run in runs],
-        title=f"{comparison['model']} on {comparison['dataset']}",
-        paper_top1=paper,
-    )
-    folder.write_json(COMPARISON_FILE, comparison)
-    environment = describe_environment()
-    packages = environment["packages"]
-    page = comparison_markdown(
-        comparison,
-        command=shlex.join(["deit-transfer", *environment["command"][1:]]),
-        figure=FIGURE_FILE,
-        recipes={arm: recipe.title for arm, recipe in recipes.items()},
-        environment={
-            "machine": f"{environment['gpu'] or environment['processor']}",
-            "versions": ", ".join(f"{name} {number}" for name, number in packages.items()),
-        },
-    )
-    folder.write_text(REPORT_FILE, page)
-    return comparison
-
-
-def _limit_label(recipe: Recipe, inputs: Inputs) -> list[str]:
-    data = recipe.data
-    if data.train_limit is None and data.fraction is None:
-        return []
-    used = len(inputs.train) + (len(inputs.val) if inputs.val is not None else 0)
-    return [f"only {used:,} labelled images were used, those for validation counted in"]
-
-
-def _series(arm: str, run: Trained) -> Series:
-    records = run.folder.metrics()
-    return Series(
-        label=f"{arm}, seed {run.result['seed']}",
-        arm=arm,
-        seed=run.result["seed"],
-        epochs=[record["epoch"] for record in records],
-        images_seen=[record["images_seen"] for record in records],
-        val_top1=[record.get("val_top1") for record in records],
-        train_loss=[record["loss"] for record in records],
-        test_top1=run.result["top1"],
-    )
+def _efficiency(plans: Sequence[SizePlan], measured: Sequence[Sequence[ArmRuns]]) -> dict[str, Any]:
+    sizes = [
+        as_size(plan.fraction, num_labels(plan.inputs), arms)
+        for plan, arms in zip(plans, measured, strict=True)
+    ]
+    names = [arm.name for arm in plans[0].arms]
+    facts = [
+        {"counts": plan.inputs.counts, "data_fingerprint": plan.inputs.fingerprint}
+        for plan in plans
+    ]
+    baseline = SCRATCH if SCRATCH in names else names[0]
+    return label_efficiency(sizes, facts, baseline=baseline)

@@ -37,5 +37,6 @@ def demo(*, out: Path, seeds: int, observer: Observer | None = None) -> dict[str
         recipe_names=ARM_RECIPES,
         labels=HONEST_LABELS,
         start_name="the digits 0-4",
+        soup=False,
         observer=observer,
     )

@@ -21,7 +21,14 @@ ALLOWED = {
     "scratch": TRAINING | SCREEN | PLACE,
     "pretrain": TRAINING | SCREEN | PLACE,
     "teacher fit": TRAINING | SCREEN | PLACE | {"--from"},
-    "compare": TRAINING | SCREEN | {"--from", "--seeds", "--budget", "--out", "--name"},
+    "compare": TRAINING
+    | SCREEN
+    | {"--from", "--arms", "--fractions", "--seeds", "--budget", "--out", "--name"},
+    "sweep": TRAINING
+    | SCREEN
+    | {"--grid", "--space", "--trials", "--pruner", "--recipes", "--mode"}
+    | {"--from", "--out", "--name"},
+    "epochs": TRAINING | SCREEN | {"--grid", "--from", "--seeds", "--out", "--name"},
     "evaluate": SCREEN
     | ASKING
     | {

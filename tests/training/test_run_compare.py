@@ -8,16 +8,20 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 from photos import write_photos
 from PIL import Image
 from program import QUICK, Ended, run_program
+from safetensors.numpy import load_file
 from traps import Strike
 
 from deit_transfer.errors import DataError
 from deit_transfer.recipe.loader import load_recipe, recipes_root
+from deit_transfer.recipe.schema import Data
 from deit_transfer.run.compare import compare
+from deit_transfer.run.inputs import load_inputs
 
 COMPARE = ("compare", "photos", *QUICK, "--from=runs/base")
 ARM_KEYS = {
@@ -54,8 +58,8 @@ def runs_of(place: Path) -> set[str]:
 def test_both_arms_are_trained_with_every_seed_and_told(place: Path, first: Ended) -> None:
     assert first.code == 0, first.err
     told = first.json
-    assert [arm["arm"] for arm in told["arms"]] == ["scratch", "finetune"]
-    for arm in told["arms"]:
+    assert [arm["arm"] for arm in told["arms"]] == ["scratch", "finetune", "soup"]
+    for arm in told["arms"][:2]:
         assert arm.keys() >= ARM_KEYS
         assert arm["n"] == 2
         assert [run["seed"] for run in arm["runs"]] == [0, 1]
@@ -68,11 +72,11 @@ def test_both_arms_are_trained_with_every_seed_and_told(place: Path, first: Ende
     assert told["delta_ci95"][0] <= told["delta"] <= told["delta_ci95"][1]
     assert 0 <= told["p_value"] <= 1
     assert runs_of(place) == {f"{arm}-deit_micro-seed{n}" for arm in ("scratch", "finetune")
-                              for n in (0, 1)}  # fmt: skip
+                              for n in (0, 1)} | {"soup-deit_micro-seeds0-1"}  # fmt: skip
 
 
 def test_what_was_finished_before_the_kill_was_not_trained_again(first: Ended) -> None:
-    assert [arm["reused"] for arm in first.json["arms"]] == [2, 1]
+    assert [arm["reused"] for arm in first.json["arms"]] == [2, 1, 0]
     assert "resumed at step" not in first.out
 
 
@@ -91,7 +95,7 @@ def test_a_second_call_trains_nothing_and_says_so(place: Path, first: Ended) -> 
     never = Strike("deit_transfer.engine.loop:train_step")
     again = run_program(*COMPARE, "--seeds=2", folder=place, prepare=[never])
     assert again.code == 0, again.err
-    assert again.out.count("reused: runs/photos/") == 4
+    assert again.out.count("reused: runs/photos/") == 5
     assert runs_of(place) == before
     assert "finetune - scratch" in again.out
 
@@ -156,6 +160,18 @@ def test_arms_that_would_see_other_data_are_refused(place: Path) -> None:
         (("--from=runs/bse",), 4, "nothing at runs/bse"),
         (("--name=base",), 2, "runs/base exists already"),
         (("--recipe=scratch/folder",), 2, "each arm with its own recipe"),
+        (("--arms=scratch,finetun",), 2, "no arm and no recipe 'finetun'. Did you mean finetune"),
+        (("--arms=scratch,scratch",), 2, "scratch is given twice"),
+        (("--arms=scratch,",), 2, "a comma without a name"),
+        (("--arms=scratch,distilled",), 2, "distilled needs a teacher"),
+        (("--arms=scratch,finetune", "--teacher=runs/base"), 2, "No arm learns from the teacher"),
+        (("--fractions=0,1",), 2, "shares above 0 and up to 1, not 0"),
+        (("--fractions=1,one",), 2, "not a list of numbers"),
+        (("--fractions=0.5,0.5",), 2, "0.5 twice"),
+        (("--fractions=0.5,1", "--fraction=0.5"), 2, "contradict each other"),
+        (("--fractions=0.5,0.51",), 2, "both 12 labelled images"),
+        (("--fractions=0.01,1",), 3, "cannot keep 0 of the 24"),
+        (("photos",), 2, "photos is given twice"),
         (("--budget=equal-images", "--time-budget=1"), 2, "contradict each other"),
         (("--seeds=0",), 2, "--seeds"),
     ],
@@ -168,6 +184,119 @@ def test_what_cannot_be_compared_is_said_before_anything_is_trained(
     assert said in ended.said
     assert "Traceback" not in ended.err
     assert not list((place / "runs").rglob("*seed77*"))
+
+
+def test_the_soup_is_the_average_of_its_runs_and_is_a_run(place: Path, first: Ended) -> None:
+    soup = first.json["arms"][2]
+    [run] = soup["runs"]
+    assert (soup["soup_of"], soup["n"], run["seed"]) == ("finetune", 1, None)
+    members = [run["run"] for run in first.json["arms"][1]["runs"]]
+    averaged = load_file(place / run["run"] / "weights.safetensors")
+    weights = [load_file(place / member / "weights.safetensors") for member in members]
+    for key, value in averaged.items():
+        expected = np.mean([one[key].astype(np.float64) for one in weights], axis=0)
+        np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-8)
+    again = run_program("evaluate", run["run"], "--json", folder=place).json
+    assert again["top1"] == pytest.approx(run["top1"])
+    against = first.json["differences"][-1]
+    assert (against["arm"], against["baseline"]) == ("soup", "finetune")
+    assert against["delta"] == pytest.approx(soup["top1_mean"] - first.json["arms"][1]["top1_mean"])
+    assert first.json["differences"][0]["arm"] == "finetune"
+
+
+@pytest.fixture(scope="module")
+def sized(place: Path, first: Ended) -> Ended:
+    """Four arms, one of them a recipe, at two shares of the labels."""
+    arms = "--arms=scratch,finetune,probe,paper/finetune/cifar10"
+    return run_program(
+        *COMPARE, arms, "--fractions=0.5,1", "--set=augment.repeats=1", "--json", folder=place
+    )
+
+
+def test_every_arm_is_there_at_every_share_of_the_labels(sized: Ended, place: Path) -> None:
+    assert sized.code == 0, sized.err
+    arms = ["scratch", "finetune", "probe", "paper/finetune/cifar10"]
+    told = sized.json
+    assert [arm["arm"] for arm in told["arms"]] == arms
+    points = told["label_efficiency"]["points"]
+    assert [(point["fraction"], point["labels"]) for point in points] == [(0.5, 12), (1.0, 24)]
+    for point in points:
+        assert [arm["arm"] for arm in point["arms"]] == arms
+        assert point["counts"]["train"] + point["counts"]["val"] == point["labels"]
+    # what the largest share says is what the comparison says
+    assert points[-1]["arms"] == told["arms"]
+    rates = told["label_efficiency"]["exchange"]
+    assert [(rate["arm"], rate["labels"]) for rate in rates] == [
+        (arm, labels) for arm in arms[1:] for labels in (12, 24)
+    ]
+    assert len(told["label_efficiency"]["sentences"]) == 3
+    assert [run["seed"] for run in told["arms"][2]["runs"]] == [None]
+
+
+def test_smaller_shares_lie_within_larger_ones(sized: Ended, place: Path) -> None:
+    small, large = (
+        load_inputs(
+            Data(dataset=str(place / "photos"), fraction=fraction, val_fraction=0.0, select="last")
+        )
+        for fraction in (0.5, None)
+    )
+    assert set(small.train.ids) < set(large.train.ids)
+    assert len(small.train) == 12
+
+
+def test_a_recipe_as_an_arm_is_put_on_the_splits_of_the_others(sized: Ended) -> None:
+    assert any(
+        "paper/finetune/cifar10: the splits are the comparison's" in label
+        and "select 'test' is 'val' here" in label
+        for label in sized.json["labels"]
+    )
+
+
+def test_all_shares_leave_one_table_two_figures_and_a_page(sized: Ended, place: Path) -> None:
+    folder = place / sized.json["folder"]
+    for name in ("curves.png", "label-efficiency.png"):
+        with Image.open(folder / name) as figure:
+            assert min(figure.size) > 400
+    page = (folder / "report.md").read_text()
+    assert "## What labels are worth" in page
+    assert "label-efficiency.png" in page
+
+
+def test_shares_of_all_labels_find_the_runs_of_before(sized: Ended, place: Path) -> None:
+    never = Strike("deit_transfer.engine.loop:train_step")
+    again = run_program(*COMPARE, "--arms=probe,finetune,scratch", "--set=augment.repeats=1",
+                        folder=place, prepare=[never])  # fmt: skip
+    assert again.code == 0, again.err
+    assert again.out.count("reused: ") == 3
+    assert max(map(len, again.out.splitlines())) <= 80
+    assert "finetune - probe" not in again.out  # scratch is the baseline wherever it stands
+
+
+def test_several_datasets_give_one_table_and_one_that_fails_loses_none(
+    place: Path, first: Ended
+) -> None:
+    command = ("compare", "photos", "missing", "other", *QUICK, "--from=runs/base")
+    told = run_program(*command, "--json", folder=place)
+    assert told.code == 3
+    table = told.json
+    assert table["datasets"] == ["photos", "other"]
+    assert [(row["arm"], row["whose"]) for row in table["rows"]] == [
+        ("scratch", "ours"),
+        ("finetune", "ours"),
+    ]
+    for row in table["rows"]:
+        for name, one in zip(table["datasets"], table["comparisons"], strict=True):
+            arm = next(arm for arm in one["arms"] if arm["arm"] == row["arm"])
+            assert row["cells"][name] == arm
+            assert (place / one["folder"] / "comparison.json").is_file()
+    [failure] = table["failed"]
+    assert (failure["dataset"], failure["exit_code"]) == ("missing", 3)
+    assert "others go on" in told.said
+    shown = run_program(*command, folder=place)
+    assert shown.code == 3
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert "missing failed" in shown.out
+    assert (place / table["folder"] / "report.md").read_text().count("| scratch |") == 1
 
 
 @dataclass(frozen=True)
