@@ -316,7 +316,7 @@ def _fit(
             "Some of the training or validation images cannot be read",
             hint="deit-transfer data check DATASET lists them; remove them or put them right",
         )
-    readable = np.isfinite(test).all(axis=1)  # (N,)
+    readable: NDArray[np.bool_] = np.asarray(np.isfinite(test).all(axis=1))  # (N,)
     given: dict[str, Any] = {
         "train": own,
         "train_labels": train.labels,
