@@ -12,12 +12,14 @@ from deit_transfer.cli import (
     data,
     demo,
     disagree,
+    epochs,
     evaluate,
     plan,
     predict,
     probe,
     recipes,
     runs,
+    sweep,
     tokens,
     train,
 )
@@ -44,6 +46,8 @@ app.command("scratch")(train.scratch)
 app.command("pretrain")(train.pretrain)
 app.add_typer(train.teacher_app, name="teacher")
 app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
+app.command("epochs")(epochs.epochs)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("probe")(probe.probe)
