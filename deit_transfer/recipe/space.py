@@ -15,7 +15,7 @@ from deit_transfer.recipe.loader import field_locations, list_recipes
 Point = dict[str, Any]
 
 # trials that see other images, or are of another kind, cannot be ranked against each other
-FIXED = ("data.", "evidence.", "title", "mode", "sources")
+FIXED = ("data", "evidence", "title", "mode", "sources")
 RANGE = re.compile(r"(?P<low>[^:]+?)\.\.(?P<high>[^:]+?)(?P<log>:log)?")
 
 
@@ -53,9 +53,9 @@ class Range:
 Dimension = Choices | Range
 
 
-def parse_space(
+def read_space(
     grids: Sequence[str], ranges: Sequence[str] = (), *, given: Collection[str] = ()
-) -> list[Dimension]:
+) -> tuple[list[Dimension], list[str]]:
     """Read `section.key=a,b,c` and `section.key=low..high[:log]`.
 
     Args:
@@ -63,24 +63,16 @@ def parse_space(
         ranges: Settings with a range.
         given: Settings that are fixed already, by dotted location.
 
-    Raises:
-        RecipeError: Something cannot be varied; all that is wrong is listed.
+    Returns:
+        What can be varied, and everything that is wrong with the rest.
     """
     found: list[Dimension | str] = [_choices(text) for text in grids]
     found += [_range(text) for text in ranges]
     faults = [one for one in found if isinstance(one, str)]
     dimensions = [one for one in found if not isinstance(one, str)]
     names = [one.location for one in dimensions]
-    faults += [fault for one in dict.fromkeys(names) if (fault := _name_fault(one))]
-    faults += [f"{one}: varied twice" for one in dict.fromkeys(names) if names.count(one) > 1]
-    faults += [
-        f"{one}: both varied and set; leave one of them out"
-        for one in dict.fromkeys(names)
-        if one in given
-    ]
-    if faults:
-        raise search_error(faults)
-    return dimensions
+    wrong = {one: fault for one in names if (fault := _name_fault(one, names, given)) is not None}
+    return [one for one in dimensions if one.location not in wrong], [*faults, *wrong.values()]
 
 
 def search_error(faults: Sequence[str]) -> RecipeError:
@@ -178,13 +170,17 @@ def _range(text: str) -> Range | str:
     return Range(location, low, high, log)
 
 
-def _name_fault(location: str) -> str | None:
+def _name_fault(location: str, varied: Sequence[str], given: Collection[str]) -> str | None:
     known = field_locations()
     if location not in known:
         return f"{location}: no such setting. {did_you_mean(location, known)}".rstrip()
-    if location.startswith(FIXED):
+    if location.partition(".")[0] in FIXED:
         return (
             f"{location}: cannot be varied; all trials are chosen on the same images. "
             "Set it for all of them with --set"
         )
+    if varied.count(location) > 1:
+        return f"{location}: varied twice"
+    if location in given:
+        return f"{location}: both varied and set; leave one of them out"
     return None

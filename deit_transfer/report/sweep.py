@@ -131,9 +131,9 @@ def _recipe_cells(sweep: Sweep, plus_minus: str) -> tuple[list[str], list[list[s
         finished = row["state"] == "done"
         cells = [row["recipe"], percent(row["val_top1"]) if finished else row["state"]]
         cells += [_difference(row), _time(row)]
-        paper = row.get("paper") or (None, None)
-        rows.append(cells + [" / ".join(percent(figure) for figure in paper)] * with_paper)
-    return titles + ["paper, ImageNet\n224 / 384"] * with_paper, rows
+        paper = " / ".join(percent(figure) for figure in row.get("paper") or ()) or NOTHING
+        rows.append(cells + [paper] * with_paper)
+    return titles + ["paper,\nImageNet\n224 / 384"] * with_paper, rows
 
 
 def _difference(row: Row) -> str:
@@ -195,7 +195,8 @@ def _notes(sweep: Sweep) -> list[str]:
         notes.append(f"{reused} of {len(sweep['trials'])} trials were there already")
     pruned = [row for row in sweep["trials"] if row["state"] == "pruned"]
     if pruned:
-        notes.append(f"{len(pruned)} trials were given up early; theirs is the best epoch so far")
+        many = "1 trial was" if len(pruned) == 1 else f"{len(pruned)} trials were"
+        notes.append(f"{many} given up early, and shown with the best epoch until then")
     notes += [
         f"{_called(row)}: {row['reason']}"
         for row in sweep["trials"]

@@ -201,7 +201,7 @@ def _row(trial: int, settings: Point, name: str | None, recipe: Recipe | None) -
         "reason": "",
     }
     if name is not None and recipe is not None:
-        row |= {"mode": recipe.mode, "paper": _paper(recipe)}
+        row |= {"mode": recipe.mode, "paper": paper_of(recipe)}
     return row
 
 
@@ -220,7 +220,7 @@ def _unfinished(folder: RunFolder, out: Path) -> Row:
     }
 
 
-def _paper(recipe: Recipe) -> list[float] | None:
+def paper_of(recipe: Recipe) -> list[float] | None:
     """Return the paper's top-1 at 224 and 384 pixels, of a recipe that is a row of Table 7."""
     figures = TABLE7_FIGURES.match(recipe.evidence.paper)
     if not recipe.title.startswith(TABLE7_TITLE) or figures is None:

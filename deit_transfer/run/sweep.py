@@ -13,12 +13,11 @@ from deit_transfer.errors import RecipeError, UsageError
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
 from deit_transfer.recipe.space import (
-    Dimension,
     Point,
     describe_point,
     grid_points,
     match_recipes,
-    parse_space,
+    read_space,
     search_error,
 )
 from deit_transfer.run.choose import choose_recipe
@@ -72,8 +71,10 @@ def sweep(
         UsageError: The name is taken by something else, or Optuna is missing.
     """
     observer, overrides = observer or Silent(), overrides or {}
-    dimensions = parse_space(grids, ranges, given=overrides)
-    _check_plan(dimensions, ranges=ranges, trials=trials)
+    if trials is not None:
+        check_installed()
+    dimensions, faults = read_space(grids, ranges, given=overrides)
+    faults += _plan_faults(grids, ranges, trials)
     labels: list[str] = []
 
     def recipe_at(settings: Point) -> Recipe:
@@ -89,7 +90,13 @@ def sweep(
         return recipe
 
     # all that can be wrong is found before anything is trained
-    candidates = _candidates(grid_points(dimensions), recipe_at)
+    labelled = {describe_point(point): point for point in grid_points(dimensions)}
+    makers = {label: partial(recipe_at, point) for label, point in labelled.items()}
+    recipes = _collect(makers, faults)
+    candidates = [
+        Candidate(trial=place, settings=labelled[label], recipe=recipe)
+        for place, (label, recipe) in enumerate(recipes.items(), start=1)
+    ]
     ready = make_ready({one.label: one.recipe for one in candidates}, observer=observer)
     by: By = "grid" if trials is None else "trials"
     rules = [repr(one) for one in dimensions] + ([pruner] if trials is not None else [])
@@ -183,30 +190,20 @@ def sweep_recipes(
         return write_sweep(under_way)
 
 
-def _check_plan(
-    dimensions: Sequence[Dimension], *, ranges: Sequence[str], trials: int | None
-) -> None:
-    if not dimensions:
-        raise search_error(["--grid: nothing is varied; name at least one setting"])
+def _plan_faults(grids: Sequence[str], ranges: Sequence[str], trials: int | None) -> list[str]:
+    if not grids and not ranges:
+        return ["--grid: nothing is varied; name at least one setting"]
     if trials is None and ranges:
-        raise search_error(["--space: a range needs --trials, which says how many are drawn of it"])
-    if trials is not None:
-        check_installed()
+        return ["--space: a range needs --trials, which says how many are drawn of it"]
+    return []
 
 
-def _candidates(points: Sequence[Point], recipe_at: Callable[[Point], Recipe]) -> list[Candidate]:
-    labelled = {describe_point(point): point for point in points}
-    recipes = _collect({label: partial(recipe_at, point) for label, point in labelled.items()})
-    return [
-        Candidate(trial=place, settings=labelled[label], recipe=recipe)
-        for place, (label, recipe) in enumerate(recipes.items(), start=1)
-    ]
-
-
-def _collect(makers: Mapping[str, Callable[[], Recipe]]) -> dict[str, Recipe]:
-    """Return every recipe by its label, or raise with the faults of all of them."""
+def _collect(
+    makers: Mapping[str, Callable[[], Recipe]], known_faults: Sequence[str] = ()
+) -> dict[str, Recipe]:
+    """Return every recipe by its label, or raise with all faults, those known before first."""
     recipes: dict[str, Recipe] = {}
-    faults: dict[str, None] = {}
+    faults: dict[str, None] = dict.fromkeys(known_faults)
     for label, make in makers.items():
         try:
             recipes[label] = make()
