@@ -11,7 +11,7 @@ from typing import Literal
 from deit_transfer.cli.console import Output
 
 PLAIN_LINE_EVERY_S = 10.0
-Unit = Literal["MB", "images"]
+Unit = Literal["MB", "images", "runs"]
 
 
 class Pace:

@@ -1,4 +1,4 @@
-"""Own `runs list|show`: what was trained here and how it ended."""
+"""Own `runs list|show|compare`: what was trained here, how it ended, and in what it differs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag
 
-app = typer.Typer(help="List and show runs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
@@ -35,3 +35,17 @@ def show(
 
     facts = describe_run(run)
     Output(as_json=as_json).finish(facts, *run_screens(facts))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A finished run's folder.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say in what two runs differ, and whether their results do, image by image."""
+    from deit_transfer.report.run_difference import run_difference
+    from deit_transfer.run.compare_runs import compare_runs
+
+    facts = compare_runs(first, second)
+    Output(as_json=as_json).finish(facts, run_difference(facts))

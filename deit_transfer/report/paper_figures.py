@@ -13,6 +13,7 @@ from typing import Any
 
 PAPER = "Touvron et al., ICML 2021"
 EMPTY = "-"
+HERE = "here: "  # begins the note that says what all figures of ours are of
 
 PaperValue = float | str | None
 

@@ -1,0 +1,59 @@
+"""Own an empty figure in the house look, written as a PNG whole or not at all."""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deit_transfer.report.figures import DPI, FAINT, FONT_SIZES, INK
+from deit_transfer.report.files import write_bytes_atomic
+
+
+def drawn_png(path: Path, draw: Callable[[Any], None], *, size: tuple[float, float]) -> None:
+    """Let a function draw into a new figure, and write it.
+
+    Args:
+        path: Where the PNG appears, or is replaced.
+        draw: Draws into the matplotlib figure it is given.
+        size: Width and height in inches, before what stands outside the axes.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(FONT_SIZES), warnings.catch_warnings():
+        # names in scripts that the font lacks show as boxes; that must not stop a report
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=size)
+        figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
+        FigureCanvasAgg(figure)
+        draw(figure)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=DPI, facecolor="white")
+    write_bytes_atomic(path, png.getvalue())
+
+
+def dress(axes: Any, *, title: str, x: str, y: str) -> None:
+    """Give axes their titles and the house's quiet grid."""
+    axes.set_title(title, loc="left", color=INK, parse_math=False)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.grid(color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def log_speeds(axes: Any, speeds: list[float]) -> None:
+    """Scale the x axis for speeds: by factors, with a margin, in plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.set_xlim(min(speeds) / 1.35, max(speeds) * 1.8)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
