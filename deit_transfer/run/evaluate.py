@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.analysis.groups import groups_by_name
 from deit_transfer.analysis.statistics import mcnemar
-from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.contract import ImageSet, Progress, Split
 from deit_transfer.engine.distributed import World
+from deit_transfer.engine.scoring import Predictions
 from deit_transfer.engine.stop import StopSignals
-from deit_transfer.errors import DataError, UsageError
+from deit_transfer.errors import UsageError
 from deit_transfer.models.views import NUM_VIEWS, Views
-from deit_transfer.recipe.loader import load_recipe
-from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run.answers import answer
 from deit_transfer.run.evaluation_files import write_evaluation
-from deit_transfer.run.inputs import Inputs, load_inputs, spoken_name
+from deit_transfer.run.inputs import Inputs
 from deit_transfer.run.paper_beside import paper_beside
 from deit_transfer.run.result import score_facts
 from deit_transfer.run.scored import (
@@ -36,22 +33,16 @@ from deit_transfer.run.scored import (
     per_class_facts,
     super_category_facts,
 )
-from deit_transfer.run.scorer import Scorer, ask_at, check_heads, in_classes_of, open_scorer
-from deit_transfer.run.workdir import RECIPE_FILE
+from deit_transfer.run.scorer import Scorer, ask_at, check_heads, open_scorer
+from deit_transfer.run.targets import (
+    Target,
+    fitting_images,
+    named_target,
+    own_inputs,
+    own_target,
+)
 
 KEPT = ("mode", "model", "start", "seed", "epochs", "images_seen", "weights")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Hold a split to score, labelled as the network numbers its classes, and whose it is."""
-
-    name: str
-    title: str
-    images: ImageSet
-    split: Split
-    notes: tuple[str, ...]
-    group_of_class: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,16 +101,16 @@ def evaluate(
         per_class=per_class,
         out=out,
     )
+    for resolution in (None, *wanted.resolutions):  # what cannot be asked shows before any work
+        ask_at(scorer, resolution=resolution, views=views)
     with StopSignals(hint="") as stop:
-        wants_own = not dataset_names if temperature is None else temperature
-        own = _own_inputs(scorer, named=bool(dataset_names), needed=wants_own, stop=stop)
-        targets = [_named_target(scorer, name, split, own, stop) for name in dataset_names]
+        wants_fit = not dataset_names if temperature is None else temperature
+        own = own_inputs(scorer, named=bool(dataset_names), needed=wants_fit, stop=stop)
+        targets = [named_target(scorer, name, split, own, stop) for name in dataset_names]
         if not dataset_names:
-            targets = [_own_target(scorer, own, split)]
+            targets = [own_target(scorer, own, split)]
         notes: list[str] = []
-        val = None
-        if wants_own or temperature is not None:
-            val = _fitting_images(own, split=split, wanted=temperature is not False, notes=notes)
+        val = fitting_images(own, split=split, notes=notes) if wants_fit else None
         asking = _Asking(scorer, stop, _images_asked(scorer, targets, val, wanted), progress)
         # ---- fit on validation, then score
         fitted = None
@@ -153,7 +144,7 @@ class _Asking:
         self._done = 0
         self._progress = progress
 
-    def ask(self, images: ImageSet, resolution: int | None, views: Views) -> Any:
+    def ask(self, images: ImageSet, resolution: int | None, views: Views) -> Predictions:
         """Return the predictions on a split."""
         scorer = self.scorer
         asked = ask_at(scorer, resolution=resolution, views=views)
@@ -194,7 +185,8 @@ def _score(
     scorer = asking.scorer
     predictions = asking.ask(target.images, None, wanted.views)
     answered = Answered.on(predictions, target.images)
-    asking.kept.append(answered)
+    if wanted.out is not None:
+        asking.kept.append(answered)
     resolution = scorer.subject.classifier.resolution
     recorded = scorer.result()
     result: dict[str, Any] = {
@@ -277,89 +269,6 @@ def _paired(first: Answered, second: Answered) -> dict[str, Any]:
         "difference_ci95": [found.low, found.high],
         "p_value": found.p_value,
     }
-
-
-# ---- what is scored
-
-
-def _own_inputs(scorer: Scorer, *, named: bool, needed: bool, stop: StopSignals) -> Inputs | None:
-    """Load the run's own images, where they are scored or a temperature is fitted on them."""
-    folder = scorer.subject.folder
-    if folder is None:
-        if not named:
-            raise UsageError(
-                f"{scorer.text} is no run, so it has no test images of its own",
-                hint=f"Name a dataset: deit-transfer evaluate {scorer.text} imagenet",
-            )
-        return None
-    if named and not needed:
-        return None
-    # --data-dir says where the datasets lie that were named, not where the run's own does
-    recipe: Recipe = load_recipe(str(folder.path / RECIPE_FILE)) if named else scorer.recipe
-    inputs = load_inputs(recipe.data, progress=lambda _done, _total: stop.check())
-    if inputs.class_names != scorer.class_names:
-        raise DataError(
-            f"{inputs.name} has other classes than when {scorer.text} was trained on it",
-            hint="Restore the dataset, or name another one to score",
-        )
-    return inputs
-
-
-def _own_target(scorer: Scorer, own: Inputs | None, split: Split) -> Target:
-    assert own is not None  # `_own_inputs` has refused a network without
-    images = {"train": own.train, "val": own.val, "test": own.test}[split]
-    if images is None:
-        raise DataError(
-            f"{scorer.text} held no validation images back", hint="Leave --split out to score test"
-        )
-    dataset = own.dataset
-    return Target(
-        name=dataset.info.name,
-        title=own.name,
-        images=images,
-        split=split,
-        notes=tuple(dataset.notes),
-        group_of_class=dataset.groups,
-    )
-
-
-def _named_target(
-    scorer: Scorer, name: str, split: Split, own: Inputs | None, stop: StopSignals
-) -> Target:
-    data_dir = scorer.recipe.data.data_dir
-    dataset = load_dataset(
-        name,
-        data_dir=Path(data_dir) if data_dir else None,
-        for_evaluation=True,
-        progress=lambda _done, _total: stop.check(),
-    )
-    known = dict(zip(own.class_names, own.dataset.groups, strict=False)) if own is not None else {}
-    known |= dict(zip(dataset.class_names, dataset.groups, strict=False))
-    return Target(
-        name=dataset.info.name,
-        title=spoken_name(dataset),
-        images=in_classes_of(scorer.class_names, dataset, split=split),
-        split=split,
-        notes=tuple(dataset.notes),
-        group_of_class=groups_by_name(scorer.class_names, known),
-    )
-
-
-def _fitting_images(
-    own: Inputs | None, *, split: Split, wanted: bool, notes: list[str]
-) -> ImageSet | None:
-    """Return the images that a temperature is fitted on; where there are none, note why."""
-    if not wanted:
-        return None
-    if own is None:
-        notes.append("no temperature is fitted: a network by name has no validation images")
-    elif own.val is None:
-        notes.append("no temperature is fitted: the run held no validation images back")
-    elif split == "val":
-        notes.append("no temperature is fitted: it would be measured on the images it is fitted on")
-    else:
-        return own.val
-    return None
 
 
 def _images_asked(
