@@ -30,7 +30,7 @@ from deit_transfer.engine.footprint import (
 from deit_transfer.engine.memory import is_out_of_memory
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
 from deit_transfer.engine.stop import StopSignals
-from deit_transfer.errors import ResourceError
+from deit_transfer.errors import DataError, ResourceError
 from deit_transfer.models.classifier import (
     Classifier,
     build_classifier,
@@ -84,11 +84,19 @@ def measure_throughput(
 
     Raises:
         UsageError: A name that no network has, or a size that does not fit it.
-        DataError: A folder is no run.
+        DataError: A folder is no run, or there is none to take accuracies from.
         ResourceError: Not even one image, or not the batch asked for, fits into memory.
     """
     device = resolve_device(device_name)
     precision = resolve_precision(precision_name, device)
+    for text in subjects:  # a name that is wrong must not show after minutes
+        if not Path(text).is_dir():
+            find_variant(text)
+    if against is not None and not against.is_dir():
+        raise DataError(
+            f"There is no folder {against} to take accuracies from",
+            hint="deit-transfer runs list FOLDER shows the runs below a folder",
+        )
     measured: list[dict[str, Any]] = []
     with StopSignals(hint="") as stop:
 
@@ -99,7 +107,7 @@ def measure_throughput(
 
         for text in subjects:
             subject, classifier = _open(text, resolution, device)
-            facts = _measure(
+            timed = _measure(
                 classifier,
                 device=device,
                 precision=precision,
@@ -107,7 +115,7 @@ def measure_throughput(
                 repeats=repeats,
                 ran=ran,
             )
-            measured.append(_named(facts, text, subject, classifier, against))
+            measured.append(_named(timed, text, subject, classifier, against))
             del classifier, subject
             gc.collect()
     environment = describe_environment()
