@@ -14,12 +14,14 @@ from deit_transfer.cli import (
     disagree,
     epochs,
     evaluate,
+    paper,
     plan,
     predict,
     probe,
     recipes,
     runs,
     sweep,
+    throughput,
     tokens,
     train,
 )
@@ -53,6 +55,8 @@ app.command("predict")(predict.predict)
 app.command("probe")(probe.probe)
 app.command("disagree")(disagree.disagree)
 app.command("tokens")(tokens.tokens)
+app.command("throughput")(throughput.throughput)
+app.command("paper")(paper.paper)
 app.add_typer(plan.app, name="plan")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

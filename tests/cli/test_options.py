@@ -70,6 +70,18 @@ ALLOWED = {
     "data preview": {"--out", "--images", "--recipe", "--data-dir", "--set", "--json"},
     "runs list": {"--json"},
     "runs show": {"--json"},
+    "runs compare": {"--json"},
+    "paper": {"--runs", "--out", "--json"},
+    "throughput": SCREEN
+    | {
+        "--batch-size",
+        "--resolution",
+        "--repeats",
+        "--against",
+        "--out",
+        "--device",
+        "--precision",
+    },
 }
 
 
