@@ -29,9 +29,9 @@ def probe_sentences(result: Result) -> list[str]:
         f"Logistic regression: top-1 {percent(result['top1'], digits=2)}% on "
         f"{grouped(result['num_test_images'])} test images (Wilson 95% interval "
         f"{percent(low, digits=2)} to {percent(high, digits=2)}).",
-        f"{_neighbours(result)} nearest: {percent(result['knn_top1'], digits=2)}%.",
-        f"C, k, the votes{_embedding_too(result)} were chosen on {_chosen_on(result)}, which "
-        "then joined the fit; the test images were answered once.",
+        f"{_neighbours(result)}: {percent(result['knn_top1'], digits=2)}%.",
+        f"{_chosen(result)} were chosen on {_chosen_on(result)}, which then joined the fit; the "
+        "test images were answered once.",
     ]
     kept = result["features_kept"]
     spent = f"Took {duration(result['seconds_now'])}"
@@ -57,7 +57,7 @@ def _screen(result: Result, look: Look) -> RenderableType:
 def _table(result: Result, look: Look) -> Table:
     table = new_table(look, f"Frozen features of {result['model']} on {result['dataset']}")
     table.add_column("embedding", overflow="fold")
-    for name in ("dims", "logistic\ntop-1", "on val", "C", "k-NN\ntop-1", "on val", "k, votes"):
+    for name in ("dims", "logistic\ntop-1", "val", "C", "k-NN\ntop-1", "val", "k, votes"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in result["embeddings"]:
         style = "bold" if row["embedding"] == result["embedding"] else ""
@@ -79,12 +79,14 @@ def _cells(row: Row) -> list[str]:
 
 
 def _neighbours(result: Result) -> str:
-    return f"{result['k']}" if result["k"] > 1 else "The"
+    if result["k"] == 1:
+        return "Nearest neighbour"
+    return f"{result['k']} nearest neighbours, {result['votes']} votes"
 
 
-def _embedding_too(result: Result) -> str:
+def _chosen(result: Result) -> str:
     several = len(result["embeddings"]) > 1
-    return f" and the embedding ({result['embedding']})" if several else ""
+    return f"C, k, votes and embedding ({result['embedding']})" if several else "C, k and votes"
 
 
 def _chosen_on(result: Result) -> str:

@@ -64,7 +64,8 @@ from deit_transfer.run.workdir import (
     open_run,
 )
 
-CONCATENATED = "class + distil"
+# both side by side
+CONCATENATED = "both"
 # held out for the choice where a recipe holds nothing out: the schema's own default
 CARVED = 0.1
 GO_ON = "features computed so far are kept: run the same command again to go on"

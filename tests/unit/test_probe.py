@@ -1,5 +1,6 @@
 """Frozen features are computed once and are the network's; both probes are scikit-learn's."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -20,6 +22,7 @@ from deit_transfer.errors import CheckpointError, DataError
 from deit_transfer.models.classifier import Classifier, build_classifier
 from deit_transfer.models.start import StartWeights
 from deit_transfer.recipe.loader import load_recipe
+from deit_transfer.report.probe import probe_table
 from deit_transfer.run.features import Features, backbone_digest, embeddings, extract_features
 from deit_transfer.run.inputs import load_inputs
 from deit_transfer.run.probe import Probed, probe_arm
@@ -330,7 +333,7 @@ def test_an_arm_answers_the_test_split_in_its_own_order(
     assert result["top1"] > 90  # a hue a class
     assert result["images_seen"] == 36
     names = [row["embedding"] for row in result["embeddings"]]
-    assert names == ["class", "distil", "class + distil"]
+    assert names == ["class", "distil", "both"]
     assert [row["dimensions"] for row in result["embeddings"]] == [96, 96, 192]
     chosen = next(r for r in result["embeddings"] if r["embedding"] == result["embedding"])
     assert chosen["val_top1"] == max(row["val_top1"] for row in result["embeddings"])
@@ -384,3 +387,24 @@ def test_parts_of_the_network_that_are_random_are_named(
         "notes"
     ]
     assert any("dist_token" in note and "random" in note for note in notes)
+
+
+def test_the_widest_table_of_a_distilled_network_fits_80_columns(
+    tmp_path: Path, image_folder: Callable[..., Path]
+) -> None:
+    folder = image_folder("photos", train=12, test=5, size=16)
+    result = probed_folder(folder, tmp_path, "deit_micro_distilled").result
+    widest = {"dimensions": 1536, "top1": 100.0, "knn_top1": 100.0, "C": 10**-2.5}
+    votes = {"val_top1": 100.0, "knn_val_top1": 88.8, "k": 200, "votes": "weighted"}
+    rows = [{**row, **widest, **votes} for row in result["embeddings"]]
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, no_color=True, highlight=False)
+    console.print(probe_table({**result, "embeddings": rows}))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in ("class", "distil", "both"):
+        cells = "1536 | 100.00 | 100.0 | 0.0032 | 100.00 | 88.8 | 200 weighted"
+        found = [" ".join(line.split()) for line in lines if line.startswith(f"| {name} ")]
+        assert found == [f"| {name} | {cells} |"]
+    chosen = f"C, k, votes and embedding ({result['embedding']}) were chosen on"
+    assert chosen in " ".join(" ".join(lines).split())
