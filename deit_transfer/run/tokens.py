@@ -28,6 +28,7 @@ from deit_transfer.models.attention import (
     token_backbone,
     token_maps,
 )
+from deit_transfer.models.classifier import Classifier
 from deit_transfer.report.tokens import (
     AttentionRow,
     attention_png,
@@ -97,7 +98,7 @@ def tokens(
     facts: dict[str, Any] = {
         "name": name,
         "model": scorer.subject.classifier.name,
-        "tokens": _token_names(scorer),
+        "tokens": _token_names(scorer.subject.classifier),
         "two_class_tokens": scorer.subject.classifier.two_class_tokens,
         "source": source,
         "num_images": len(images),
@@ -106,7 +107,7 @@ def tokens(
         "layers": _layers(looked),
         "final": None if looked.final is None else describe_cosines(looked.final),
         "positions": None if similarity is None else _position_facts(similarity),
-        "attention": _attention_facts(looked, _token_names(scorer)),
+        "attention": _attention_facts(looked, _token_names(scorer.subject.classifier)),
         "paper": PAPER,
     }
     shown = [images.ids[index] for index in range(len(looked.pixels))]
@@ -123,7 +124,7 @@ def _images(
 ) -> tuple[ImageSet, str]:
     """Return the images to look at, and what they are called."""
     if files:
-        return _from_files(files), f"{len(files)} files"
+        return _from_files(files), "image file" if len(files) == 1 else "image files"
     recipe = scorer.recipe
     if dataset_name is not None:
         data_dir = Path(recipe.data.data_dir) if recipe.data.data_dir else None
@@ -178,7 +179,7 @@ def _look(
         if not pixels:
             first = batch.images[:MOST_MAPS]
             pixels = list(first.permute(0, 2, 3, 1).numpy())  # (R, R, 3) each
-            maps = _maps(scorer, inputs[:MOST_MAPS])
+            maps = attention_maps(classifier, inputs[:MOST_MAPS])
         if classifier.distilled:
             embeddings = classifier.forward_layers(inputs)  # (L + 1, B, 2, D)
             layers.append(_between(embeddings))
@@ -200,21 +201,30 @@ def _between(embeddings: Tensor) -> NDArray[np.float64]:
     return cosine(values[..., 0, :], values[..., 1, :])
 
 
-def _maps(scorer: Scorer, inputs: Tensor) -> dict[str, NDArray[np.float32]]:
-    classifier = scorer.subject.classifier
+def attention_maps(classifier: Classifier, inputs: Tensor) -> dict[str, NDArray[np.float32]]:
+    """Return what the tokens take from each patch (B, T, h, w), in the last layer and by rollout.
+
+    Args:
+        classifier: In evaluation mode.
+        inputs: Normalised images (B, 3, R, R).
+
+    Raises:
+        UsageError: The network has no class token.
+    """
+    token_backbone(classifier)
     backbone: Any = classifier.backbone
     weights = attention_by_layer(classifier, inputs)  # (L, M, N, N)
     grid = tuple(side // backbone.patch_embed.patch_size[0] for side in inputs.shape[-2:])
     # tokens beyond the first two (registers) have nothing to be compared with
-    prefix, kept = backbone.num_prefix_tokens, len(_token_names(scorer))
+    prefix, kept = backbone.num_prefix_tokens, len(_token_names(classifier))
     return {
         kind: token_maps(flow, num_tokens=prefix, grid=(grid[0], grid[1]))[:, :kept].cpu().numpy()
         for kind, flow in (("last", weights[-1]), ("rollout", rollout(weights)))
     }
 
 
-def _token_names(scorer: Scorer) -> list[str]:
-    return ["class", "distil"] if scorer.subject.classifier.distilled else ["class"]
+def _token_names(classifier: Classifier) -> list[str]:
+    return ["class", "distil"] if classifier.distilled else ["class"]
 
 
 def _positions(backbone: Any) -> tuple[Tensor | None, NDArray[np.float64] | None]:
