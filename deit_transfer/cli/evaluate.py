@@ -25,7 +25,7 @@ def evaluate(
     subject: SubjectArgument,
     datasets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DATASET...]", help="None: the run's own test images."),
+        typer.Argument(metavar="DATASET", help="None: the run's own test images."),
     ] = None,
     split: Annotated[
         Literal["test", "val"], typer.Option("--split", help="test, or val to choose by it.")

@@ -23,7 +23,7 @@ from deit_transfer.errors import DataError
 def predict(
     subject: SubjectArgument,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of any depth.")
+        list[Path], typer.Argument(metavar="PATH", help="Images, or folders of any depth.")
     ],
     top: Annotated[int, typer.Option("--top", min=1, help="Classes shown of each image.")] = 5,
     heads: Annotated[
