@@ -71,8 +71,10 @@ def check_values(values: Values, *, where: str) -> Recipe:
 def parse_assignment(text: str) -> tuple[str, Any]:
     """Split `section.key=value`; the value is read as TOML, and as plain text where that fails.
 
+    A value `@FILE` is the list of the file's lines, for long lists of classes.
+
     Raises:
-        UsageError: There is no `=`, or no location before it.
+        UsageError: There is no `=`, or no location before it, or the file cannot be read.
     """
     location, sign, raw = text.partition("=")
     if not sign or not location.strip():
@@ -83,7 +85,21 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         return location.strip(), tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
-        return location.strip(), raw.strip()
+        text_value = raw.strip()
+    return location.strip(), _lines(text_value) if text_value.startswith("@") else text_value
+
+
+def _lines(reference: str) -> list[str]:
+    path = Path(reference.removeprefix("@")).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--set cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}",
+            hint="After @ comes a text file with one value a line: "
+            "--set data.classes=@my-classes.txt",
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -133,6 +133,16 @@ def test_assignments_are_read_as_toml_and_else_as_text() -> None:
         parse_assignment("optim.peak_lr")
 
 
+def test_a_list_is_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("cat\n\n  Ara ararauna \n")
+    assert parse_assignment(f"data.classes=@{path}") == ("data.classes", ["cat", "Ara ararauna"])
+    path.write_bytes(b"\xff\xfe")
+    for missing in (path, tmp_path / "none.txt"):
+        with pytest.raises(UsageError, match=f"cannot read {missing}"):
+            parse_assignment(f"data.classes=@{missing}")
+
+
 def test_the_learning_rate_is_stated_at_batch_512() -> None:
     recipe = load_recipe("paper/finetune/cifar10")
     # 5e-6 before and 7.5e-6 after scaling at batch 768 are one recipe
