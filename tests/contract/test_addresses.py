@@ -218,7 +218,7 @@ def test_parquet_faults(tmp_path):
     (tmp_path / "nothing").mkdir()
     assert "holds no parquet file" in fault(f"hf:{tmp_path / 'nothing'}")[0]
     assert "does not exist" in fault("hf:./nowhere")[0]
-    assert "Write hf:OWNER/NAME" in fault("hf:cifar10", UsageError)[1]
+    assert "Write hf:OWNER/NAME" in fault("hf:photos", UsageError)[1]
     cache = Path(os.environ["XDG_CACHE_HOME"]) / "deit-transfer" / "unpacked"
     assert not [path for path in cache.iterdir() if path.name.startswith(".") and path.is_dir()]
 

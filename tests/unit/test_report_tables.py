@@ -480,7 +480,7 @@ def test_all_recipes_show_what_is_known_of_them():
 
 def test_datasets_say_how_to_come_by_them():
     row = {"name": "n", "title": "t", "num_classes": 2, "counts": {}, "licence": "", "found": None}
-    for access, said in (("embedded", "built in"), ("download", "downloaded"), ("by hand", "hand")):
+    for access, said in (("embedded", "built in"), ("download", "downloads"), ("by hand", "hand")):
         assert said in rendered(dataset_table([{**row, "access": access}]))
     assert "/data/n" in rendered(dataset_table([{**row, "access": "download", "found": "/data/n"}]))
 
