@@ -137,6 +137,7 @@ def build_classifier(
     num_classes: int,
     resolution: int | None = None,
     drop_path: float = 0.0,
+    patch_drop: float = 0.0,
     drop: float = 0.0,
     dynamic_resolution: bool = False,
     two_class_tokens: bool = False,
@@ -148,6 +149,9 @@ def build_classifier(
         num_classes: K, 1 or more.
         resolution: Pixels a side; None takes the network's own.
         drop_path: Stochastic depth of the last block, in 0..1; it grows linearly with depth.
+        patch_drop: Share of the patches that each training image leaves out at random, in 0..1:
+            a step costs as much less (Liu et al. 2022, arXiv 2208.07220). Tokens are never left
+            out. Needs a vision transformer.
         drop: Dropout, in 0..1. In a DeiT it acts where the paper's code has it: on the
             positions and on the outputs of attention and MLP.
         dynamic_resolution: Accept other resolutions in `forward` (progressive resolution).
@@ -169,6 +173,7 @@ def build_classifier(
         num_classes=num_classes,
         resolution=resolution,
         drop_path=drop_path,
+        patch_drop=patch_drop,
         drop=drop,
         dynamic_resolution=dynamic_resolution,
     )
@@ -280,6 +285,7 @@ def _build_backbone(
     num_classes: int,
     resolution: int,
     drop_path: float,
+    patch_drop: float,
     drop: float,
     dynamic_resolution: bool,
 ) -> Any:
@@ -291,6 +297,8 @@ def _build_backbone(
             options["dynamic_img_size"] = True
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
+    if patch_drop > 0:
+        options["patch_drop_rate"] = patch_drop
     if drop > 0 and variant.is_deit:
         # timm 0.3.2's drop_rate, which the paper's code was written for, acted on these two
         options |= {"pos_drop_rate": drop, "proj_drop_rate": drop}
@@ -310,6 +318,9 @@ def _build_backbone(
             resolution=resolution,
             patch_size=backbone.patch_embed.patch_size[0],
         )
+    if patch_drop > 0:
+        # timm 1.0 makes it before it counts the distillation token, which could then be left out
+        backbone.patch_drop.num_prefix_tokens = backbone.num_prefix_tokens
     if variant.is_deit:
         # The paper draws every token from a truncated normal; timm now draws the class token
         # with std 1e-6, which is not what DeiT was trained from.

@@ -67,6 +67,9 @@ class Model(Section):
         default=None, ge=8, le=2048, description="Side of the square input in pixels."
     )
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="Stochastic depth, last block.")
+    patch_drop: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of patches left out of each training image."
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the head.")
     freeze: str = Field(
         default="none",

@@ -46,6 +46,7 @@ def network(
         num_classes=len(class_names),
         resolution=recipe.model.resolution,
         drop_path=recipe.model.drop_path,
+        patch_drop=recipe.model.patch_drop,
         drop=recipe.model.dropout,
         dynamic_resolution=bool(recipe.schedule.progressive),
         two_class_tokens=recipe.model.two_class_tokens,

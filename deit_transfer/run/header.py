@@ -51,7 +51,7 @@ def header_facts(blueprint: Blueprint, *, folder: str) -> HeaderFacts:
         epochs_note=_epochs_note(recipe, plan),
         steps=plan.total_steps,
         images_to_see=plan.images_to_see,
-        augmentation=describe_augmentation(recipe.augment),
+        augmentation=describe_augmentation(recipe.augment) + _describe_patch_drop(recipe),
         distillation=_describe_distillation(recipe),
         selection={
             "val": "the epoch that is best on val; test is scored once, at the end",
@@ -88,6 +88,11 @@ def describe_augmentation(augment: Augment) -> str:
     if augment.repeats > 1:
         parts.append(f"{augment.repeats} views an image (repeated augmentation)")
     return ", ".join(parts)
+
+
+def _describe_patch_drop(recipe: Recipe) -> str:
+    dropped = recipe.model.patch_drop
+    return f", {100 * dropped:g}% of the patches left out" if dropped else ""
 
 
 def _epochs_note(recipe: Recipe, plan: Durations) -> str:

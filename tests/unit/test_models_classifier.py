@@ -219,3 +219,22 @@ def test_a_convnet_has_no_attention_to_choose() -> None:
     classifier = build_classifier(name="resnet10t", num_classes=4, resolution=64)
     choice = choose_attention(classifier, resolution=64, device=torch.device("cpu"))
     assert choice == ("fused", 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["deit_micro", "deit_micro_distilled"])
+def test_patch_drop_leaves_out_patches_and_never_a_token(name: str) -> None:
+    torch.manual_seed(0)
+    classifier = build_classifier(name=name, num_classes=3, patch_drop=0.75)
+    backbone = classifier.backbone
+    num_tokens = backbone.num_prefix_tokens
+    embedded = torch.arange(64.0 + num_tokens).reshape(1, -1, 1).expand(5, -1, 4)
+    kept = backbone.train().patch_drop(embedded)[..., 0]  # (5, tokens + patches kept)
+    assert kept.shape == (5, num_tokens + 16)
+    assert (kept[:, :num_tokens] == torch.arange(num_tokens)).all()
+    assert len({tuple(row.tolist()) for row in kept}) == 5  # each image leaves out others
+    assert backbone.eval().patch_drop(embedded).shape == embedded.shape
+
+
+def test_patch_drop_needs_patches() -> None:
+    with pytest.raises(UsageError, match="patch_drop_rate"):
+        build_classifier(name="resnet10t", num_classes=3, patch_drop=0.5)
