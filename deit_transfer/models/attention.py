@@ -33,7 +33,7 @@ def attention_by_layer(classifier: Classifier, images: Tensor) -> Tensor:
     if classifier.training:
         raise ValueError("attention is read in evaluation mode, where nothing is dropped")
     backbone = token_backbone(classifier)
-    layers = [getattr(block, "attn", None) for block in backbone.blocks]
+    layers: list[Any] = [getattr(block, "attn", None) for block in backbone.blocks]
     if not all(hasattr(layer, "attn_drop") and hasattr(layer, "fused_attn") for layer in layers):
         raise UsageError(
             f"{classifier.name} computes attention in a way of its own, which cannot be read",

@@ -174,12 +174,14 @@ def _ask(
             f"{spoken_name(dataset)}, such as {unknown[0]}",
             hint="Name a dataset whose classes all of them were trained on",
         )
-    test = dataset.splits["test"]
+    test, classifier = dataset.splits["test"], scorer.subject.classifier
     with StopSignals(hint="") as stop:
         predictions = answer(
-            scorer.subject.classifier,
-            assemble.scoring_batches(scorer.recipe, test, scorer.subject.classifier, World()),
-            classifier=scorer.subject.classifier,
+            classifier,
+            assemble.scoring_batches(
+                scorer.recipe, test, classifier, World(), lambda _done, _total: stop.check()
+            ),
+            classifier=classifier,
             device=scorer.device,
             precision=scorer.precision,
             world=World(),

@@ -173,7 +173,10 @@ def _look(
     pixels: list[NDArray[np.uint8]] = []
     maps: dict[str, NDArray[np.float32]] = {}
     done = 0
-    for batch in assemble.scoring_batches(scorer.recipe, images, classifier, World()):
+    batches = assemble.scoring_batches(
+        scorer.recipe, images, classifier, World(), lambda _done, _total: stop.check()
+    )
+    for batch in batches:
         stop.check()
         inputs = normalise(batch.images.to(scorer.device))  # (B, 3, R, R)
         if not pixels:
