@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -140,23 +140,26 @@ def probe(
         CheckpointError: The weights cannot be read.
         StoppedError: A signal arrived.
     """
-    name, start, own_resolution = _read_subject(subject)
+    asked = _read_subject(subject)
     recipe = choose_recipe(
         "finetune",
         dataset,
         # what it starts from is read here; the recipe only needs to know that there is something
         start=IMAGENET,
         overrides={
-            "model.name": name,
-            "model.resolution": resolution or own_resolution,
+            "model.name": asked.name,
+            "model.resolution": resolution or asked.resolution,
             **(overrides or {}),
         },
     )
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already", hint="Give the result another --out")
     inputs = load_inputs(recipe.data)
-    probed = probe_arm(recipe, inputs, start, cache=cache, progress=progress)
+    probed = probe_arm(recipe, inputs, asked.start, cache=cache, progress=progress)
     result = {"subject": subject, **probed.result}
+    if asked.trained_on == inputs.name:
+        seen = f"the run was trained on {inputs.name}: its features know labels of these images"
+        result["notes"] = [*result["notes"], seen]
     if out is not None:
         folder = create_run_folder(out.parent, out.name)
         write_predictions(folder.path / PREDICTIONS_FILE, probed.predictions)
@@ -253,13 +256,23 @@ def probe_arm(
     return Probed(result=result, correct=stored.decisions() == stored.labels, predictions=stored)
 
 
-def _read_subject(text: str) -> tuple[str, StartWeights, int | None]:
-    """Return a network's name, its weights, and its resolution where it is a run's."""
+class _Subject(NamedTuple):
+    """Hold a network's name and weights, and where it is a run's its resolution and dataset."""
+
+    name: str
+    start: StartWeights
+    resolution: int | None = None
+    trained_on: str | None = None
+
+
+def _read_subject(text: str) -> _Subject:
+    """Read what `probe` is asked about; see its `subject`."""
     if Path(text).is_dir():
         folder = open_run(text)
         model = load_recipe(str(folder.path / RECIPE_FILE)).model
         start = read_start(str(folder.path), model_name=model.name)
-        return model.name, start, model.resolution
+        trained_on = folder.read_json(RESULT_FILE).get("dataset")
+        return _Subject(model.name, start, model.resolution, trained_on)
     name, _, weights = text.partition("=")
     if "/" in name:
         raise UsageError(
@@ -267,7 +280,7 @@ def _read_subject(text: str) -> tuple[str, StartWeights, int | None]:
             hint="deit-transfer runs list shows the runs below a folder; a network is named as "
             "in deit_tiny_patch16_224, or deit_tiny_patch16_224=WEIGHTS.safetensors",
         )
-    return name, read_start(weights or IMAGENET, model_name=name), None
+    return _Subject(name, read_start(weights or IMAGENET, model_name=name))
 
 
 def _network(

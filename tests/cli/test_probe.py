@@ -43,6 +43,7 @@ def test_the_object_has_both_probes_and_the_data_of_fine_tuning(
     assert told["counts"] == inputs.counts
     assert told["data_fingerprint"] == inputs.fingerprint
     assert told["resolution"] == 16  # that of the run
+    assert any("trained on photos" in note for note in told["notes"])
     assert (told["features_computed"], told["features_kept"]) == (36, 0)
 
 
