@@ -143,8 +143,8 @@ def _cells(found: Lengths, *, plus_minus: str) -> tuple[list[str], list[list[str
         difference = [_difference(point["differences"][0])] if distilled else []
         seen = compact(point["arms"][0]["images_seen_mean"])
         rows.append([str(point["epochs"]), seen, *figures, *difference, "\n".join(times)])
-    titles = ["epochs", "images", *arms, *(["distilled\n- plain"] if distilled else []), "time"]
-    return titles, rows
+    titles = ["epochs", "images", *arms, *(["distilled\n- plain"] if distilled else [])]
+    return [*titles, "time\nof each" if distilled else "time"], rows
 
 
 def _difference(difference: Mapping[str, Any]) -> str:
@@ -205,7 +205,7 @@ def _draw_ours(axes: Any, found: Lengths) -> None:
             linewidth=2.4,
             elinewidth=1.4,
             capsize=5,
-            label=f"{arm['arm']}, 95% interval over {arm['ci_method'].rpartition('over ')[2]}",
+            label=f"{arm['arm']}, 95% interval over {_taken_over(own)}",
         )
         if arm["n"] > 1:
             for one, epochs in zip(own, places, strict=True):
@@ -214,6 +214,11 @@ def _draw_ours(axes: Any, found: Lengths) -> None:
                     [epochs] * len(seeds), seeds, color=style.colour, s=14, alpha=0.5, zorder=3
                 )
     _dress(axes, f"Here: {found['dataset']}, {found['model']}, {found['mode']}", found["lengths"])
+
+
+def _taken_over(arms: Sequence[Mapping[str, Any]]) -> str:
+    """Say over what the intervals of an arm are taken: seeds, test images, or now this now that."""
+    return " or ".join(dict.fromkeys(arm["ci_method"].rpartition("over ")[2] for arm in arms))
 
 
 def _draw_paper(axes: Any, family: str) -> None:
