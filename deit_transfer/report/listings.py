@@ -23,7 +23,7 @@ ACCESS = {
 SPLITS = ("train", "val", "test")
 NUMBERS = ("classes", *SPLITS, "weights", "size %")
 MOST_NAME_WIDTH = 34
-ABOUT_WIDTH = 27  # of a dataset's name, title and licence; the other columns are narrow
+ABOUT_WIDTH = 24  # of a dataset's name, title and licence; the other columns are narrow
 SHOWN_COPIED, SHOWN_CHANGED = 3, 24
 SHOWN_PROBLEMS = 20
 

@@ -22,6 +22,8 @@ from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.run.choose import default_recipe
 from deit_transfer.run.evaluate import evaluate
 from deit_transfer.run.inputs import load_inputs
+from deit_transfer.run.observer import Silent
+from deit_transfer.run.plan import plan
 from deit_transfer.run.train import train
 
 pytestmark = pytest.mark.usefixtures("untimed")
@@ -74,6 +76,28 @@ def test_what_only_scores_is_checked(name, write, images, offer, tmp_path):
     report = command("data", "check", name, "--data-dir", tmp_path)
     assert report["problems"] == []
     assert report["counts"] == {"test": images}
+
+
+class Heard(Silent):
+    """Remember what is said of a dataset before training begins."""
+
+    def __init__(self):
+        self.amounts = []
+
+    def loading(self, dataset, done, total):
+        self.amounts.append((dataset, done, total))
+
+
+def test_a_run_and_its_plan_say_how_far_the_dataset_is(known, tmp_path, monkeypatch):
+    dataset, _ = known("hub")
+    heard, planned = Heard(), []
+    train(quick("scratch", dataset), out=tmp_path / "runs", observer=heard)
+    size = sum(path.stat().st_size for path in (tmp_path / "data").rglob("train-*.parquet"))
+    of_train = [amount for amount in heard.amounts if amount[2] == size]
+    assert of_train[-1] == (dataset, size, size)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))  # where nothing is unpacked
+    plan(quick("scratch", dataset), out=tmp_path, progress=lambda *amount: planned.append(amount))
+    assert planned == [amount[1:] for amount in heard.amounts]
 
 
 def test_flowers_are_trained_on_train_or_on_train_and_val(known):
