@@ -47,7 +47,8 @@ def exchange_rates(
     `equals_labels` and `equals_ci95` (number of labels; None where it lies beyond what was
     measured); `beaten` and `beaten_by`, the largest size of the baseline that it clearly beats and
     the smallest that clearly beats it (each `fraction`, `labels`, `delta`, `delta_ci95`,
-    `p_value`, `test_method`); `reason`.
+    `p_value`, `test_method`); `reason`. Soups are left out: one of them says nothing of how much
+    the next one, of other seeds, would differ.
 
     Args:
         sizes: In ascending order of labels; the baseline is in all of them.
@@ -60,7 +61,12 @@ def exchange_rates(
     counts = [size.labels for size in sizes]
     if any(later <= earlier for earlier, later in pairwise(counts)):
         raise ValueError(f"labels must ascend, got {counts}")
-    arms = dict.fromkeys(arm for size in sizes for arm in size.arms if arm != baseline)
+    arms = dict.fromkeys(
+        name
+        for size in sizes
+        for name, arm in size.arms.items()
+        if name != baseline and not arm.soup_of
+    )
     return [
         _rate(size, arm, sizes, baseline=baseline, level=level)
         for arm in arms

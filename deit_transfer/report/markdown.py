@@ -149,7 +149,7 @@ def _runs(arms: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             arm["arm"],
-            run.get("seed"),
+            "-" if run.get("seed") is None else run["seed"],
             percent(run.get("top1"), digits=2),
             percent(run.get("top5"), digits=2),
             "-" if run.get("loss") is None else f"{run['loss']:.4f}",

@@ -157,7 +157,7 @@ def compare(
     return write_comparison(
         comparison,
         runs=trained[-1],
-        recipes={arm.name: arm.recipe.title for arm in chosen},
+        recipes={arm.name: arm.recipe.title for arm in chosen if not arm.is_probe},
         out=out,
         name=name,
     )
@@ -265,7 +265,11 @@ def _arm_runs(name: str, runs: Sequence[Trained], plan: SizePlan) -> ArmRuns:
         paper_label=paper.label if paper is not None else "",
         reused=sum(run.reused for run in runs),
         soup_of=FINETUNE if souped else "",
-        facts={"model": model.name, "resolution": resolution, "recipe": arm.recipe.title},
+        facts={
+            "model": model.name,
+            "resolution": resolution,
+            "recipe": None if arm.is_probe else arm.recipe.title,
+        },
     )
 
 

@@ -158,6 +158,23 @@ def test_a_soup_is_held_against_its_runs_image_by_image() -> None:
     assert arm_difference(same, twin).p_value == 1.0
 
 
+def test_a_soup_has_no_exchange_rate() -> None:
+    measured = sizes([500, 600], [200, 300])
+    soup = ArmRuns(
+        arm="soup",
+        results=[{"seed": None, "top1": 90.0}],
+        correct=[np.arange(NUM_IMAGES) < 900],
+        soup_of="ours",
+    )
+    with_soup = [
+        Size(fraction=one.fraction, labels=one.labels, arms={**one.arms, "soup": soup})
+        for one in measured
+    ]
+    assert exchange_rates(with_soup, baseline="theirs") == exchange_rates(
+        measured, baseline="theirs"
+    )
+
+
 def test_sizes_that_do_not_ascend_are_refused() -> None:
     with pytest.raises(ValueError, match="ascend"):
         exchange_rates(sizes([1, 2], [1, 2])[::-1], baseline="theirs")
