@@ -39,7 +39,6 @@ ALLOWED = {
         "--resolutions",
         "--per-class",
         "--temperature",
-        "--no-temperature",
         "--out",
     },
     "predict": SCREEN | ASKING | {"--top", "--heads", "--csv"},
