@@ -25,9 +25,15 @@ def datasets_table(table: Mapping[str, Any]) -> Screen:
     Args:
         table: `datasets` (names, in order), `rows` (each `arm`, `whose`, which is `ours` or
             `paper`, and `cells` by dataset: as `comparison_table` takes an arm, or of the paper
-            `top1` and `label`), `comparisons`, `failed` (each `dataset`, `error`), `labels`.
+            `top1` and `label`), `comparisons`, `failed` (each `dataset`, `error`, `hint`),
+            `labels`.
     """
     return Screen(lambda look: _screen(table, look))
+
+
+def sentences(failure: Mapping[str, Any]) -> str:
+    """Return why a dataset failed, and what to do about it."""
+    return f"{failure['error'].rstrip('.')}. {failure['hint']}".strip()
 
 
 def row_title(row: Row) -> str:
@@ -53,7 +59,7 @@ def _screen(table: Mapping[str, Any], look: Look) -> RenderableType:
         for one in table["comparisons"]
     ]
     failures = [
-        look.text(f"{one['dataset']} failed: {one['error']}", style="bold red")
+        look.text(f"{one['dataset']} failed: {sentences(one)}", style="bold red")
         for one in table["failed"]
     ]
     notes = [look.text(f"* {note}", style="dim") for note in table["labels"]]

@@ -11,7 +11,7 @@ from deit_transfer.report.comparison import (
     top1_lines,
     verdict,
 )
-from deit_transfer.report.datasets import row_cell, row_title
+from deit_transfer.report.datasets import row_cell, row_title, sentences
 from deit_transfer.report.efficiency import interval_cell, share_text
 from deit_transfer.report.look import printable
 from deit_transfer.report.numbers import compact, duration, grouped, percent
@@ -74,7 +74,7 @@ def datasets_markdown(
         f"{_plain(one['dataset'])}: {_plain(verdict(one))} ({_plain(one['folder'])})"
         for one in table["comparisons"]
     ]
-    failures = [f"{_plain(one['dataset'])}: {_plain(one['error'])}" for one in table["failed"]]
+    failures = [f"{_plain(one['dataset'])}: {_plain(sentences(one))}" for one in table["failed"]]
     facts = [f"{_plain(k)}: {_plain(v)}" for k, v in (environment or {}).items()]
     parts = [
         "# What does pretraining buy? The paper's Table 6 for this machine",
