@@ -57,12 +57,15 @@ class Writer:
         size = TABLES["table5"].column("size").get(row)
         pixels = f" --resolution {size}" if size and not model.startswith("deit") else ""
         kept = self.folder(f"throughput-{model}.json")
-        return (f"deit-transfer throughput {model}{pixels} --json > {kept}",)
+        return (*self._folder_made(), f"deit-transfer throughput {model}{pixels} --json > {kept}")
 
     def evaluate(self, subject: str, *, name: str, datasets: str) -> Commands:
         """Return the command that scores a network or run and keeps what it prints."""
         kept = self.folder(f"evaluate-{name}.json")
-        return (f"deit-transfer evaluate {subject} {datasets} --json > {kept}",)
+        return (
+            *self._folder_made(),
+            f"deit-transfer evaluate {subject} {datasets} --json > {kept}",
+        )
 
     def finetune(self, row: str, dataset: str) -> Commands:
         """Return the commands that fine-tune a row of Table 6 as published, its teacher first."""
@@ -102,3 +105,7 @@ class Writer:
         words = f'{recipe.mode} "$d"{start} --model {recipe.model.name}'
         words += f" --resolution {run.resolution}"
         return (f"for d in {names}; do {self.train(words)}; done",)
+
+    def _folder_made(self) -> Commands:
+        """Return what makes the folder, which a shell does not do for a file it is to write."""
+        return () if self.out.is_dir() else (f"mkdir -p {shlex.quote(str(self.out))}",)
