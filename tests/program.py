@@ -39,6 +39,7 @@ PRELOADED = [
     "deit_transfer.report.evaluation",
     "deit_transfer.run.inspect",
     "deit_transfer.run.plan",
+    "deit_transfer.run.report",
     "deit_transfer.run.probe",
     "deit_transfer.run.sweep",
     "deit_transfer.run.train",

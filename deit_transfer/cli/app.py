@@ -19,6 +19,7 @@ from deit_transfer.cli import (
     predict,
     probe,
     recipes,
+    report,
     runs,
     sweep,
     throughput,
@@ -51,6 +52,7 @@ app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
 app.command("epochs")(epochs.epochs)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("probe")(probe.probe)
 app.command("disagree")(disagree.disagree)

@@ -59,6 +59,7 @@ ALLOWED = {
     "tokens": SCREEN | {"--dataset", "--images", "--out", "--data-dir", "--device"},
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
     "plan scratch": TRAINING | {"--out", "--json"},
+    "report": SCREEN | {"--out", "--images", "--data-dir"},
     "recipes list": {"--json"},
     "recipes show": {"--json"},
     "recipes diff": {"--json"},

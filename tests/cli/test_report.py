@@ -1,0 +1,225 @@
+"""`report` on a real run and a real comparison: what is written, where, and what is refused."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photos import write_photos
+from program import QUICK, Ended, run_program
+
+Report = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/, whose classes are alike and oddly named, and a run on them."""
+    folder = tmp_path_factory.mktemp("report")
+    names = ("<b>cat", "dog & co", "owl")
+    write_photos(folder / "photos", classes=names, counts={"train": 8, "test": 6}, size=16)
+    for split in ("train", "test"):  # dogs that look like cats
+        for number in range(2):
+            place = folder / "photos" / split
+            shutil.copy(place / names[0] / f"{number:03d}.png", place / names[1])
+    command = ("scratch", "photos", *QUICK, "--epochs=4", "--lr=0.05", "--name=first", "--quiet")
+    ended = run_program(*command, folder=folder)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(hard: Path) -> Ended:
+    """What `report` said of the run."""
+    return run_program("report", "runs/first", "--json", folder=hard)
+
+
+@pytest.fixture(scope="module")
+def page(hard: Path, written: Ended) -> str:
+    """The page about the run."""
+    assert written.code == 0, written.err
+    return (hard / "runs" / "first" / "report.html").read_text(encoding="utf-8")
+
+
+def test_json_says_what_was_written(hard: Path, written: Ended) -> None:
+    said = written.json
+    place = hard / "runs" / "first" / "report.html"
+    assert said["kind"] == "run"
+    assert hard / said["report"] == place
+    assert said["bytes"] == place.stat().st_size
+    assert said["num_pictures"] == place.read_text().count("<img ")
+    assert said["headline"] in unescape(place.read_text())
+    assert said["notes"] == []
+
+
+def test_figures_are_those_of_the_run(hard: Path, page: str) -> None:
+    result = json.loads((hard / "runs" / "first" / "result.json").read_text())
+    assert f"{result['top1']:.2f} (Wilson 95% interval" in page
+    assert f"gets {result['top1']:.1f}% of the 18 test images" in page
+    assert result["data_fingerprint"] in page
+    assert json.loads((hard / "runs/first/model.json").read_text())["weights_sha256"] in page
+
+
+def test_mistakes_are_the_wrong_answers_in_order(hard: Path, page: str) -> None:
+    with np.load(hard / "runs" / "first" / "predictions-test.npz") as stored:
+        ids, labels, logits = (stored[key] for key in ("ids", "labels", "class_logits"))
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    shares = shifted / shifted.sum(1, keepdims=True)
+    wrong = np.flatnonzero(shares.argmax(1) != labels)
+    assert len(wrong) > 1
+    by_loss = sorted(wrong, key=lambda i: shares[i, labels[i]])
+    by_confidence = sorted(wrong, key=lambda i: -shares[i].max())
+    shown = re.findall(r'<span class="file">(.*?)</span>', page)
+    expected = [str(ids[i]) for i in [*by_loss[:12], *by_confidence[:12]]]
+    assert [unescape(name) for name in shown] == expected
+
+
+def test_the_matrix_counts_what_was_taken_for_what(hard: Path, page: str) -> None:
+    with np.load(hard / "runs" / "first" / "predictions-test.npz") as stored:
+        labels, answers = stored["labels"], stored["class_logits"].argmax(1)
+    expected = [int(((labels == i) & (answers == j)).sum()) for i in range(3) for j in range(3)]
+    table = page.partition('<table class="matrix">')[2].partition("</table>")[0]
+    assert [int(n) for n in re.findall(r">(\d+)</td>", table)] == expected
+
+
+def test_recipe_changes_and_sections_are_told(page: str) -> None:
+    assert '<th scope="row">optim.peak_lr</th><td class="text">0.05</td>' in page
+    for section in ("result", "curves", "classes", "confusion", "mistakes", "attention", "recipe"):
+        assert f'<section id="{section}">' in page
+    assert "class token, rollout" in page
+
+
+def test_class_names_stay_text(page: str) -> None:
+    assert "<b>" not in page
+    assert "&lt;b&gt;cat" in page
+    assert "dog &amp; co" in page
+
+
+def test_the_same_run_gives_the_same_page(hard: Path, page: str) -> None:
+    ended = run_program("report", "runs/first", "--out=again.html", folder=hard)
+    assert ended.code == 0, ended.err
+    assert "Report: again.html" in ended.out
+    assert (hard / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_pictures_can_be_left_out(hard: Path) -> None:
+    ended = run_program("report", "runs/first", "--images=0", "--out=bare.html", folder=hard)
+    assert ended.code == 0, ended.err
+    assert "<img" not in (hard / "bare.html").read_text()
+
+
+def copy_run(hard: Path, place: Path, *, photos: Path) -> None:
+    """Copy the run to place/first, with its images said to lie elsewhere."""
+    shutil.copytree(hard / "runs" / "first", place / "first")
+    recipe = place / "first" / "recipe.toml"
+    text = recipe.read_text()
+    assert str(hard / "photos") in text
+    recipe.write_text(text.replace(str(hard / "photos"), str(photos)))
+
+
+def test_images_that_are_gone_are_said_to_be(hard: Path, tmp_path: Path) -> None:
+    copy_run(hard, tmp_path, photos=tmp_path / "gone")
+    ended = run_program("report", "first", "--json", folder=tmp_path)
+    assert ended.code == 0, ended.err
+    (note,) = ended.json["notes"]
+    assert "images are not shown" in note
+    page = (tmp_path / "first" / "report.html").read_text()
+    assert "images are not shown" in page
+    assert '<span class="file">' in page
+    assert "<img" not in page
+
+
+def test_images_that_have_moved_are_found_where_one_says(hard: Path, tmp_path: Path) -> None:
+    copy_run(hard, tmp_path, photos=tmp_path / "gone")
+    place = f"--data-dir={hard / 'photos'}"
+    ended = run_program("report", "first", "--json", place, folder=tmp_path)
+    assert ended.json["notes"] == []
+    assert "<img" in (tmp_path / "first" / "report.html").read_text()
+
+
+def test_images_that_are_other_ones_now_are_not_shown(hard: Path, tmp_path: Path) -> None:
+    shutil.copytree(hard / "photos", tmp_path / "photos")
+    copy_run(hard, tmp_path, photos=tmp_path / "photos")
+    dogs = tmp_path / "photos" / "test" / "dog & co"
+    for path in dogs.iterdir():
+        path.rename(path.with_name(f"new-{path.name}"))
+    ended = run_program("report", "first", "--json", folder=tmp_path)
+    assert ended.code == 0, ended.err
+    assert "has changed since" in ended.json["notes"][0]
+    page = (tmp_path / "first" / "report.html").read_text()
+    assert "A test image of dog" not in page
+    assert "is dog &amp; co" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (("photos",), 3, "neither a run nor a comparison"),
+        (("nowhere",), 3, "neither a run nor a comparison"),
+        (("runs/first", "--out=thesis.html"), 2, "not a report of this program"),
+        (("runs/first", "--out=runs"), 2, "is a folder"),
+        (("runs/first", "--out=no/such/page.html"), 2, "There is no folder no/such"),
+    ],
+)
+def test_refusals(hard: Path, arguments: tuple[str, ...], code: int, expected: str) -> None:
+    (hard / "thesis.html").write_text("<title>three years of work</title>")
+    ended = run_program("report", *arguments, folder=hard)
+    assert ended.code == code
+    assert expected in ended.said
+    assert (hard / "thesis.html").read_text() == "<title>three years of work</title>"
+
+
+def test_an_unfinished_run_is_refused(hard: Path, tmp_path: Path) -> None:
+    shutil.copytree(hard / "runs" / "first", tmp_path / "first")
+    (tmp_path / "first" / "result.json").unlink()
+    ended = run_program("report", "first", "--out=page.html", folder=tmp_path)
+    assert ended.code == 4
+    assert "has no result yet" in ended.said
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.fixture(scope="module")
+def compared(hard: Path) -> Path:
+    """The folder of a comparison on the photos."""
+    command = ("compare", "photos", *QUICK, "--from=runs/first", "--epochs=1", "--name=both")
+    ended = run_program(*command, "--quiet", folder=hard)
+    assert ended.code == 0, ended.err
+    return hard / "runs" / "both"
+
+
+def test_a_comparison_tells_all_its_arms_and_runs(hard: Path, compared: Path) -> None:
+    comparison = json.loads((compared / "comparison.json").read_text())
+    ended = run_program("report", "runs/both", "--json", folder=hard)
+    assert ended.code == 0, ended.err
+    assert ended.json["kind"] == "comparison"
+    assert len(ended.json["runs"]) == 2
+    page = unescape((compared / "report.html").read_text())
+    assert ended.json["headline"] in page
+    assert f"{comparison['delta']:+.2f} points of top-1" in page
+    for number, arm in enumerate(comparison["arms"], start=1):
+        assert f'<th scope="row">{arm["arm"]}</th><td>{arm["top1_mean"]:.1f}' in page
+        assert f'<article id="run-{number}">\n<h3>{arm["arm"]}</h3>' in page
+
+
+def test_a_comparison_whose_runs_are_gone_still_tells_its_scores(
+    hard: Path, compared: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(compared, tmp_path / "moved" / "deep" / "both")
+    ended = run_program("report", "both", "--json", folder=tmp_path / "moved" / "deep")
+    assert ended.code == 0, ended.err
+    assert len(ended.json["notes"]) == 2
+    assert ended.json["runs"] == []
+    page = (tmp_path / "moved" / "deep" / "both" / "report.html").read_text()
+    assert "curves, as it was drawn then" in page
+    assert page.count("data:image/png") == 1
+
+
+def test_a_damaged_comparison_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    for text in ("{", "[]", '{"dataset": "x"}'):
+        (tmp_path / "bad" / "comparison.json").write_text(text)
+        ended = run_program("report", "bad", folder=tmp_path)
+        assert ended.code == 3, ended.err
