@@ -135,6 +135,8 @@ def with_equal_images(arms: Sequence[Arm], num_images: int) -> list[Arm]:
             hint="Leave one of them out; --epochs shortens all arms",
         )
     trained = [arm for arm in arms if not arm.is_probe]
+    if not trained:
+        return list(arms)
     measure = next((arm for arm in trained if arm.name == FINETUNE), trained[0])
     images = assemble.durations(measure.recipe, num_images=num_images).images_to_see
     return [

@@ -85,7 +85,11 @@ def collect_evidence(out: Path) -> Evidence:
     runs: list[FoundRun] = []
     skipped: list[str] = []
     for folder in find_runs(out) if out.is_dir() else []:
-        if not (folder.path / RESULT_FILE).is_file():
+        # a soup is no run of a seed: the runs that it averages are here themselves
+        if (
+            folder.read_json(RESULT_FILE).get("soup_of")
+            or not (folder.path / RESULT_FILE).is_file()
+        ):
             continue
         try:
             runs.append(_found(folder))
