@@ -7,8 +7,8 @@ from deit_transfer.cli.options import FLAG_LOCATIONS
 from deit_transfer.recipe.loader import field_locations
 
 TRAINING = {
-    "--model", "--recipe", "--data-dir", "--level", "--epochs", "--batch-size", "--lr", "--resolution",
-    "--seed", "--train-limit", "--fraction", "--workers", "--device", "--precision",
+    "--model", "--recipe", "--data-dir", "--level", "--epochs", "--batch-size", "--lr",
+    "--resolution", "--seed", "--train-limit", "--fraction", "--workers", "--device", "--precision",
     "--time-budget", "--set", "--teacher", "--distill", "--teacher-cache",
 }  # fmt: skip
 PLACE = {"--out", "--name", "--resume", "--nproc"}
