@@ -271,8 +271,9 @@ def _arm_rows(arms: Sequence[Mapping[str, Any]]) -> list[ArmRow]:
             compact(arm.get("images_per_second_mean")),
             percent(arm.get("paper_top1")),
         )
-        interval = ", ".join(top1_lines(arm, plus_minus="±")[1:])
         top1 = arm["top1_mean"]
+        first, *others = top1_lines(arm, plus_minus="±")
+        interval = ", ".join(x for x in (first.removeprefix(percent(top1)).strip(), *others) if x)
         rows.append(ArmRow(str(arm["arm"]), top1, low, high, interval, cells, top1 == best))
     return rows
 

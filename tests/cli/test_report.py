@@ -12,6 +12,8 @@ import pytest
 from photos import write_photos
 from program import QUICK, Ended, run_program
 
+from deit_transfer.run.report import report
+
 Report = Callable[..., Ended]
 
 
@@ -215,6 +217,47 @@ def test_a_comparison_whose_runs_are_gone_still_tells_its_scores(
     page = (tmp_path / "moved" / "deep" / "both" / "report.html").read_text()
     assert "curves, as it was drawn then" in page
     assert page.count("data:image/png") == 1
+
+
+def test_sizes_and_datasets_of_comparisons_are_told(compared: Path, tmp_path: Path) -> None:
+    one = json.loads((compared / "comparison.json").read_text())
+    points = [
+        {"fraction": fraction, "labels": labels, "arms": one["arms"]}
+        for fraction, labels in ((0.1, 77), (1.0, 770))
+    ]
+    one["label_efficiency"] = {"points": points, "sentences": ["Ten labels are worth seventy."]}
+    (tmp_path / "sizes").mkdir()
+    (tmp_path / "sizes" / "comparison.json").write_text(json.dumps(one))
+    report(tmp_path / "sizes")
+    page = (tmp_path / "sizes" / "report.html").read_text()
+    assert "<p>Ten labels are worth seventy.</p>" in page
+    assert '<th scope="row">10%</th><td>77</td>' in page
+
+    cells = {"birds": one["arms"][0]}
+    rows = [
+        {"arm": "scratch", "whose": "ours", "cells": cells},
+        {"arm": "scratch", "whose": "paper", "cells": {"birds": {"top1": 98.5, "label": "B"}}},
+    ]
+    table = {"datasets": ["birds"], "rows": rows, "comparisons": [one], "labels": ["beware"]}
+    failed = [{"dataset": "cars", "error": "it is not here"}]
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "datasets.json").write_text(json.dumps({**table, "failed": failed}))
+    written = report(tmp_path / "datasets")
+    assert written["kind"] == "datasets"
+    assert written["notes"] == ["cars failed: it is not here"]
+    page = (tmp_path / "datasets" / "report.html").read_text()
+    assert '<th scope="row">the paper, scratch</th><td>98.5</td>' in page
+    assert "<h3>birds</h3>" in page
+
+
+def test_an_arm_of_several_seeds_has_its_interval_over_them(compared: Path, tmp_path: Path) -> None:
+    one = json.loads((compared / "comparison.json").read_text())
+    mean = one["arms"][0]["top1_mean"]
+    spread = {"top1_ci95": [mean - 2, mean + 2], "ci_method": "t over seeds", "n": 3}
+    one["arms"][0] |= spread
+    (tmp_path / "comparison.json").write_text(json.dumps(one))
+    report(tmp_path)
+    assert "<small>± 2.0, 3 seeds</small>" in (tmp_path / "report.html").read_text()
 
 
 def test_a_damaged_comparison_is_refused(tmp_path: Path) -> None:
