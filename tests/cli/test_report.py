@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import pytest
 from photos import write_photos
 from program import QUICK, Ended, run_program
 
+from deit_transfer.errors import CheckpointError, DataError, UsageError
 from deit_transfer.run.report import report
-
-Report = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +106,7 @@ def test_the_same_run_gives_the_same_page(hard: Path, page: str) -> None:
 
 
 def test_pictures_can_be_left_out(hard: Path) -> None:
-    ended = run_program("report", "runs/first", "--images=0", "--out=bare.html", folder=hard)
-    assert ended.code == 0, ended.err
+    report(hard / "runs" / "first", num_images=0, out=hard / "bare.html")
     assert "<img" not in (hard / "bare.html").read_text()
 
 
@@ -124,9 +121,7 @@ def copy_run(hard: Path, place: Path, *, photos: Path) -> None:
 
 def test_images_that_are_gone_are_said_to_be(hard: Path, tmp_path: Path) -> None:
     copy_run(hard, tmp_path, photos=tmp_path / "gone")
-    ended = run_program("report", "first", "--json", folder=tmp_path)
-    assert ended.code == 0, ended.err
-    (note,) = ended.json["notes"]
+    (note,) = report(tmp_path / "first")["notes"]
     assert "images are not shown" in note
     page = (tmp_path / "first" / "report.html").read_text()
     assert "images are not shown" in page
@@ -136,9 +131,7 @@ def test_images_that_are_gone_are_said_to_be(hard: Path, tmp_path: Path) -> None
 
 def test_images_that_have_moved_are_found_where_one_says(hard: Path, tmp_path: Path) -> None:
     copy_run(hard, tmp_path, photos=tmp_path / "gone")
-    place = f"--data-dir={hard / 'photos'}"
-    ended = run_program("report", "first", "--json", place, folder=tmp_path)
-    assert ended.json["notes"] == []
+    assert report(tmp_path / "first", data_dir=hard / "photos")["notes"] == []
     assert "<img" in (tmp_path / "first" / "report.html").read_text()
 
 
@@ -148,9 +141,7 @@ def test_images_that_are_other_ones_now_are_not_shown(hard: Path, tmp_path: Path
     dogs = tmp_path / "photos" / "test" / "dog & co"
     for path in dogs.iterdir():
         path.rename(path.with_name(f"new-{path.name}"))
-    ended = run_program("report", "first", "--json", folder=tmp_path)
-    assert ended.code == 0, ended.err
-    assert "has changed since" in ended.json["notes"][0]
+    assert "has changed since" in report(tmp_path / "first")["notes"][0]
     page = (tmp_path / "first" / "report.html").read_text()
     assert "A test image of dog" not in page
     assert "is dog &amp; co" in page
@@ -159,11 +150,8 @@ def test_images_that_are_other_ones_now_are_not_shown(hard: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
-        (("photos",), 3, "neither a run nor a comparison"),
         (("nowhere",), 3, "neither a run nor a comparison"),
         (("runs/first", "--out=thesis.html"), 2, "not a report of this program"),
-        (("runs/first", "--out=runs"), 2, "is a folder"),
-        (("runs/first", "--out=no/such/page.html"), 2, "There is no folder no/such"),
     ],
 )
 def test_refusals(hard: Path, arguments: tuple[str, ...], code: int, expected: str) -> None:
@@ -174,12 +162,21 @@ def test_refusals(hard: Path, arguments: tuple[str, ...], code: int, expected: s
     assert (hard / "thesis.html").read_text() == "<title>three years of work</title>"
 
 
+def test_a_place_that_cannot_be_written_is_refused(hard: Path, tmp_path: Path) -> None:
+    run = hard / "runs" / "first"
+    with pytest.raises(UsageError, match="is a folder"):
+        report(run, out=tmp_path)
+    with pytest.raises(UsageError, match="There is no folder"):
+        report(run, out=tmp_path / "no" / "page.html")
+    with pytest.raises(DataError, match="neither a run nor a comparison"):
+        report(hard / "photos")
+
+
 def test_an_unfinished_run_is_refused(hard: Path, tmp_path: Path) -> None:
     shutil.copytree(hard / "runs" / "first", tmp_path / "first")
     (tmp_path / "first" / "result.json").unlink()
-    ended = run_program("report", "first", "--out=page.html", folder=tmp_path)
-    assert ended.code == 4
-    assert "has no result yet" in ended.said
+    with pytest.raises(CheckpointError, match="has no result yet"):
+        report(tmp_path / "first", out=tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
@@ -210,10 +207,9 @@ def test_a_comparison_whose_runs_are_gone_still_tells_its_scores(
     hard: Path, compared: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(compared, tmp_path / "moved" / "deep" / "both")
-    ended = run_program("report", "both", "--json", folder=tmp_path / "moved" / "deep")
-    assert ended.code == 0, ended.err
-    assert len(ended.json["notes"]) == 2
-    assert ended.json["runs"] == []
+    written = report(tmp_path / "moved" / "deep" / "both")
+    assert len(written["notes"]) == 2
+    assert written["runs"] == []
     page = (tmp_path / "moved" / "deep" / "both" / "report.html").read_text()
     assert "curves, as it was drawn then" in page
     assert page.count("data:image/png") == 1
@@ -264,5 +260,5 @@ def test_a_damaged_comparison_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     for text in ("{", "[]", '{"dataset": "x"}'):
         (tmp_path / "bad" / "comparison.json").write_text(text)
-        ended = run_program("report", "bad", folder=tmp_path)
-        assert ended.code == 3, ended.err
+        with pytest.raises(DataError, match=r"comparison\.json"):
+            report(tmp_path / "bad")
