@@ -17,7 +17,7 @@ from deit_transfer.report.look import Look, Screen, new_table, printable
 from deit_transfer.report.numbers import NOTHING
 
 WIDTH = 80
-MOST_NAME_WIDTH, NARROW_NAME = 35, 17
+LEAST_NAME_WIDTH = 12
 SHORT_NOTE = "far from the paper's run, in data, length or images: no reproduction of its figure"
 # heads of columns that leave no room for eight of them
 NARROW = {
@@ -98,31 +98,43 @@ def _head(facts: Mapping[str, Any], look: Look) -> Iterator[Text]:
 
 
 def _table(facts: Mapping[str, Any], look: Look) -> Table:
+    heads = [_heading(title, len(facts["columns"])) for title in facts["columns"]]
+    lines = list(_lines(facts))
+    # names take what the figures leave, and are folded where that is too little
+    widths = [
+        max(len(text) for text in (*head.split("\n"), *(line[2][place].plain for line in lines)))
+        for place, head in enumerate(heads)
+    ]
+    room = WIDTH - len(" paper") - sum(width + 1 for width in widths)
+    longest = max(len(row["name"]) for row in facts["rows"])
     table = Table(
         box=OPEN_ASCII if look.box is box.ASCII else OPEN,
         padding=(0, 0),
         show_edge=False,
         header_style="",
     )
-    names = [row["name"] for row in facts["rows"]]
-    longest = max(len(name) for name in names)
-    most = NARROW_NAME if len(facts["columns"]) > MANY_COLUMNS else MOST_NAME_WIDTH
-    table.add_column("", width=min(longest, most), overflow="fold")
+    table.add_column("", width=max(LEAST_NAME_WIDTH, min(longest, room)), overflow="fold")
     table.add_column("whose", no_wrap=True)
-    for title in facts["columns"]:
-        table.add_column(_heading(title, len(facts["columns"])), justify="right", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, whose, cells in lines:
+        table.add_row(look.text(name), whose, *cells, style="bold" if whose == "here" else "")
+    return table
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Text]]]:
+    """Return each line: its name (empty where the line above has it), whose it is, its cells."""
     digits = DIGITS.get(facts["table"], 1)
+    num_columns = len(facts["columns"])
     for row in facts["rows"]:
         name = row["name"]
         if row["paper"] is not None:
-            cells = [_paper_text(value, digits) for value in row["paper"]]
-            cells += [""] * (len(facts["columns"]) - len(cells))
-            table.add_row(look.text(name), "paper", *cells)
+            cells = [Text(_paper_text(value, digits)) for value in row["paper"]]
+            # columns of ours stand after the paper's
+            yield name, "paper", cells + [Text("")] * (num_columns - len(cells))
             name = ""
         if row["here"] is not None:
-            here = [_here_text(cell, digits) for cell in row["here"]]
-            table.add_row(look.text(name), "here", *here, style="bold")
-    return table
+            yield name, "here", [_here_text(cell, digits) for cell in row["here"]]
 
 
 def _heading(title: str, num_columns: int) -> str:

@@ -15,6 +15,8 @@ from deit_transfer.report.numbers import NOTHING, compact, grouped
 
 Facts = Mapping[str, Any]
 
+UNSTEADY = 0.1  # share of the mean; a guess: an idle machine stays well below it
+
 
 def throughput_screen(facts: Facts) -> Screen:
     """Return the speeds, what they cost, the paper's beside them, and on what they were measured.
@@ -62,6 +64,8 @@ def throughput_png(path: Path, facts: Facts) -> None:
 
     every = [speed for found in points.values() for speed, *_ in found]
 
+    import numpy as np
+
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for (dataset, found), style in zip(points.items(), STYLES * len(points), strict=False):
@@ -69,7 +73,8 @@ def throughput_png(path: Path, facts: Facts) -> None:
             axes.errorbar(
                 speeds,
                 top1s,
-                xerr=spreads,
+                # a log axis has no room for a bar that would reach 0
+                xerr=(np.minimum(spreads, 0.9 * np.array(speeds)), spreads),
                 fmt=style.marker,
                 color=style.colour,
                 markersize=9,
@@ -142,6 +147,14 @@ def _notes(facts: Facts) -> list[tuple[str, RenderableType]]:
     ]
     if any(one["paper_name"] for one in models):
         notes.append(("paper", "another machine: one 16 GB V100 (ICML 2021, Table 5)"))
+    unsteady = [
+        one["name"]
+        for one in models
+        if one["images_per_second_sd"] > UNSTEADY * one["images_per_second"]
+    ]
+    if unsteady:
+        said = "the runs differ much from each other: other work was on the machine; measure again"
+        notes.append(("unsteady", f"{', '.join(unsteady)}: {said}"))
     if facts["against"] and not facts["figure"]:
         notes.append(("figure", f"none: no run of these networks in {facts['against']}"))
     if facts["figure"]:

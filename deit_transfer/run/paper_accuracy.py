@@ -23,7 +23,7 @@ from deit_transfer.run.paper_facts import params_cell, speed_cell
 from deit_transfer.run.workdir import RECIPE_FILE
 
 LONG_EPOCHS = 1000
-FROM_SCRATCH = "from scratch: "
+FROM_SCRATCH = "scratch: "
 SIZES = {"Ti 224": "tiny", "S 224": "small", "B 224": "base"}
 # Table 3: what distils, as a recipe says it, and which head is scored
 METHODS: dict[str, tuple[tuple[str, str], str | None]] = {
@@ -131,7 +131,7 @@ def fill_table6(found: Evidence) -> Filled:
     rows += _further_rows(tuned, write, known=TABLES["table6"].rows)
     rows += _scratch_rows(alone, write)
     notes = [
-        "rows 'from scratch' are of section 5.4: trained on the dataset alone",
+        "rows 'scratch' are of section 5.4: trained on the dataset alone",
         "EfficientNet and ViT are the paper's quotations; this program fills the rows of DeiT",
     ]
     return rows, [], notes
@@ -319,6 +319,8 @@ def _scores(name: str, found: Evidence) -> tuple[Cell | None, Cell | None, Cell 
             *write.once(f"pretrain imagenet --recipe pretrain/{PRETRAIN[name]}", name=run),
             *write.evaluate(subject, name=run, datasets=sets),
         )
+    elif name == "DeiT-B distilled at 384":
+        commands = write.distilled_at_384(sets)
     else:
         return None, None, None
     first = accuracy_cell(runs, commands=commands)

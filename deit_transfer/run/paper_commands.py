@@ -67,6 +67,20 @@ class Writer:
             f"deit-transfer evaluate {subject} {datasets} --json > {kept}",
         )
 
+    def distilled_at_384(self, datasets: str) -> Commands:
+        """Return the commands for DeiT-B distilled at 384, whose weights are not public."""
+        first, last = "table5-deit_base_distilled", "table5-deit_base_distilled_384"
+        larger = (
+            "finetune imagenet --recipe paper/finetune/imagenet_384 "
+            f"--model deit_base_distilled_patch16_384 --from {self.folder(first)} "
+            f"--teacher {TEACHER}"
+        )
+        return (
+            *self.once("pretrain imagenet --recipe pretrain/deit_base_distilled", name=first),
+            *self.once(larger, name=last),
+            *self.evaluate(self.folder(last), name=last, datasets=datasets),
+        )
+
     def finetune(self, row: str, dataset: str) -> Commands:
         """Return the commands that fine-tune a row of Table 6 as published, its teacher first."""
         network, catalogue = NETWORKS[row], DATASETS[dataset][1]

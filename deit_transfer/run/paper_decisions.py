@@ -58,7 +58,7 @@ def _choose(runs: Sequence[FoundRun]) -> Trio:
     """Return the most complete trio on one set of test images; the newest among equals."""
     stored = [run for run in runs if (run.folder.path / PREDICTIONS_FILE).is_file()]
     distilled = [r for r in stored if r.result.get("heads") and r.recipe.distil.kind != "none"]
-    trios = [_trio(run, stored) for run in distilled]
+    trios = [_trio(run, stored) for run in reversed(distilled)]
     return max(trios, key=len, default={})
 
 
