@@ -101,7 +101,10 @@ def _sentence(rates: Sequence[Rate]) -> str:
         return _at_least(max(at_least, key=lambda rate: rate["beaten"]["labels"] / rate["labels"]))
     behind = [rate for rate in rates if rate["beaten_by"] is not None]
     behind = [rate for rate in behind if rate["beaten_by"]["labels"] <= rate["labels"]]
-    return _behind(behind[-1]) if behind else _cannot_say(rates)
+    if behind:
+        return _behind(behind[-1])
+    ahead = [rate for rate in rates if rate["beaten"] is not None]
+    return _no_more_than_itself(ahead[-1]) if ahead else _cannot_say(rates)
 
 
 def _more_than(rate: Rate) -> str:
@@ -139,11 +142,19 @@ def _behind(rate: Rate) -> str:
     )
 
 
+def _no_more_than_itself(rate: Rate) -> str:
+    beaten = rate["beaten"]
+    return (
+        f"{_arm(rate)} beats {rate['baseline']} with {share_text(beaten['fraction'])} "
+        f"({grouped(beaten['labels'])}) by {_difference(beaten)}; whether its labels are worth "
+        f"more than as many of {rate['baseline']} cannot be said: there, chance allows either to "
+        "be better. More seeds or more test images may tell."
+    )
+
+
 def _cannot_say(rates: Sequence[Rate]) -> str:
     last = rates[-1]
-    why = next((rate["reason"] for rate in reversed(rates) if rate["reason"]), "") or (
-        f"only sizes of {last['baseline']} with fewer labels are clearly beaten"
-    )
+    why = next((rate["reason"] for rate in reversed(rates) if rate["reason"]), "")
     return (
         f"How many labels of {last['baseline']} those of {last['arm']} are worth cannot be said: "
         f"{why}. More seeds, more test images or smaller sizes may tell."

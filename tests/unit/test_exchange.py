@@ -85,6 +85,13 @@ def test_a_lead_that_ends_in_doubt_is_at_least_so_much() -> None:
     assert "match" not in said
 
 
+def test_a_lead_over_fewer_labels_alone_is_called_no_more_than_that() -> None:
+    found = exchange_rates(sizes([201, 501, 701], [200, 500, 700]), baseline="theirs")
+    said = exchange_sentences(found[-1:])[0]
+    assert "ours with 100% of the labels (1,000) beats theirs with 10% (100) by 20.1" in said
+    assert "worth more than as many of theirs cannot be said" in said
+
+
 def test_a_worse_arm_is_worth_no_more() -> None:
     found = exchange_rates(sizes([100, 110, 120], [300, 500, 700]), baseline="theirs")
     assert {rate["relation"] for rate in found} == {"less_than"}
