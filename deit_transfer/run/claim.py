@@ -31,6 +31,7 @@ from deit_transfer.run.workdir import (
 
 AGREED_FILE = "agreed.json"
 LOAD_REPORT_FILE = "load_report.json"
+DEFAULTS_VERSION = 1  # of the recipe schema's defaults; a test holds them
 # where a run is computed may change its last bits, never what is computed
 PLACE_SETTINGS = {
     "data.data_dir",
@@ -46,17 +47,25 @@ PLACE_SETTINGS = {
 
 
 def run_key(recipe: Recipe, data_fingerprint: str, start: StartWeights) -> str:
-    """Return what names a result: settings that decide it, the data, and all weights it needs."""
-    values = recipe.model_dump(mode="json", exclude={"title", "evidence", "sources"})
+    """Return what names a result: settings that decide it, the data, and all weights it needs.
+
+    Settings left at their defaults are not in it, so that earlier runs are still found when the
+    program learns a new setting. A default that changes must change DEFAULTS_VERSION with it.
+    """
+    hidden = {"title", "evidence", "sources"}
+    values = recipe.model_dump(mode="json", exclude=hidden, exclude_defaults=True)
     for location in PLACE_SETTINGS:
         section, _, name = location.partition(".")
-        values[section].pop(name, None)
+        values.get(section, {}).pop(name, None)
     # the fingerprint and the digests name them better than a path does
-    values["data"].pop("dataset")
-    values["model"].pop("start")
+    values.get("data", {}).pop("dataset", None)
+    values.get("model", {}).pop("start", None)
     if recipe.distil.teacher is not None:
         values["distil"]["teacher"] = _teacher_digest(recipe.distil.teacher)
-    described = json.dumps([values, data_fingerprint, _digest(start)], sort_keys=True)
+    values = {section: settings for section, settings in values.items() if settings}
+    described = json.dumps(
+        [DEFAULTS_VERSION, values, data_fingerprint, _digest(start)], sort_keys=True
+    )
     return hashlib.sha256(described.encode()).hexdigest()
 
 
