@@ -1,22 +1,50 @@
-"""Own an empty figure in the house look, written as a PNG whole or not at all."""
+"""Own the house look of figures, and writing one as a PNG, whole or not at all. Draws no data."""
 
 import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from deit_transfer.report.figures import DPI, FAINT, FONT_SIZES, INK
 from deit_transfer.report.files import write_bytes_atomic
 
 
-def drawn_png(path: Path, draw: Callable[[Any], None], *, size: tuple[float, float]) -> None:
+class Style(NamedTuple):
+    """Hold how an arm is drawn: its colour and its marker each tell it apart alone."""
+
+    colour: str
+    marker: str
+
+
+# Okabe and Ito's palette, whose colours stay apart for colour-blind readers
+STYLES = (
+    Style("#D55E00", "s"),
+    Style("#0072B2", "o"),
+    Style("#009E73", "^"),
+    Style("#CC79A7", "D"),
+    Style("#E69F00", "v"),
+)
+INK, FAINT = "#222222", "#d9d9d9"
+FONT_SIZES = {"font.size": 13, "axes.titlesize": 14, "legend.fontsize": 12}
+DPI = 150
+
+
+def drawn_png(
+    path: Path,
+    draw: Callable[[Any], None],
+    *,
+    size: tuple[float, float],
+    dpi: int = DPI,
+    pad: float = 0.12,
+) -> None:
     """Let a function draw into a new figure, and write it.
 
     Args:
         path: Where the PNG appears, or is replaced.
         draw: Draws into the matplotlib figure it is given.
-        size: Width and height in inches, before what stands outside the axes.
+        size: Width and height in inches.
+        dpi: Pixels an inch.
+        pad: Inches around each part of the figure.
 
     Raises:
         ResourceError: The disk is full.
@@ -29,11 +57,11 @@ def drawn_png(path: Path, draw: Callable[[Any], None], *, size: tuple[float, flo
         # names in scripts that the font lacks show as boxes; that must not stop a report
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size)
-        figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
+        figure.set_layout_engine("constrained", w_pad=pad, h_pad=pad)
         FigureCanvasAgg(figure)
         draw(figure)
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI, facecolor="white")
+        figure.savefig(png, format="png", dpi=dpi, facecolor="white")
     write_bytes_atomic(path, png.getvalue())
 
 
@@ -42,6 +70,11 @@ def dress(axes: Any, *, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", color=INK, parse_math=False)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
+    quieten(axes)
+
+
+def quieten(axes: Any) -> None:
+    """Leave axes a faint grid behind what is drawn, and no frame."""
     axes.grid(color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

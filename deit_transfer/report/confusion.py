@@ -1,7 +1,5 @@
 """Own drawing a confusion matrix into one PNG. Counts nothing."""
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.report.figures import DPI, FONT_SIZES, INK
-from deit_transfer.report.files import write_bytes_atomic
+from deit_transfer.report.canvas import INK, drawn_png
 
 MOST_NUMBERED = 20  # classes; with more, numbers would not fit their cells
 MOST_NAMED = 60
@@ -34,18 +31,11 @@ def confusion_png(
     Raises:
         ResourceError: The disk is full.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     side = min(13.0, max(5.0, INCHES_A_CLASS * len(class_names)))
-    with rc_context(FONT_SIZES), warnings.catch_warnings():
-        # names in scripts that the font lacks show as boxes; that must not stop a report
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(side + 2.6, side + 1.6), layout="constrained")
-        FigureCanvasAgg(figure)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
+
+    def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
         _name_classes(axes, class_names)
         if len(class_names) <= MOST_NUMBERED:
@@ -54,9 +44,8 @@ def confusion_png(
         axes.set_xlabel("are given", color=INK)
         figure.colorbar(image, ax=axes, shrink=0.7, label="% of the images of a class")
         figure.suptitle(title, color=INK, parse_math=False, fontsize=14, fontweight="bold")
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI, facecolor="white")
-    write_bytes_atomic(path, png.getvalue())
+
+    drawn_png(path, draw, size=(side + 2.6, side + 1.6))
 
 
 def _name_classes(axes: Any, class_names: Sequence[str]) -> None:

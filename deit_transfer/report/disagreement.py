@@ -3,9 +3,7 @@
 Reads the object that `analysis.disagreement.disagreement` returns; tests nothing itself.
 """
 
-import io
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from deit_transfer.report.figures import DPI, FONT_SIZES, INK
-from deit_transfer.report.files import write_bytes_atomic
+from deit_transfer.report.canvas import DPI, INK, drawn_png
 from deit_transfer.report.look import Look, Screen, new_table
 from deit_transfer.report.numbers import grouped, p_text
 from deit_transfer.report.paper_figures import TABLES
@@ -62,27 +59,20 @@ def heat_map_png(path: Path, facts: Facts, *, dataset: str) -> None:
     Raises:
         ResourceError: The disk is full.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names, (paper_names, paper_rates) = list(facts["names"]), paper_matrix()
-    with rc_context(FONT_SIZES), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        sides = [len(names), len(paper_names)]
-        figure = Figure(figsize=(CELL_INCHES * sum(sides) + 5.4, CELL_INCHES * max(sides) + 2))
-        figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.12)
-        FigureCanvasAgg(figure)
+    sides = [len(names), len(paper_names)]
+
+    def draw(figure: Any) -> None:
         ours, papers = figure.subplots(1, 2, width_ratios=sides)
         heading = "Share of images that two classifiers decide differently"
         figure.suptitle(heading, fontsize=15, fontweight="bold", color=INK)
         title = f"{dataset}\n{facts['num_images']:,} test images"
         _draw(ours, names, facts["matrix"], title=title)
         _draw(papers, paper_names, paper_rates, title=PAPER_TITLE.replace(", ", "\n"))
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI // 2, facecolor="white")
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(path, png.getvalue())
+    size = (CELL_INCHES * sum(sides) + 5.4, CELL_INCHES * max(sides) + 2)
+    drawn_png(path, draw, size=size, dpi=DPI // 2)
 
 
 def extremes(facts: Facts) -> str:

@@ -3,41 +3,20 @@
 Reads no run folder.
 """
 
-import io
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.report.files import write_bytes_atomic
+from deit_transfer.report.canvas import INK, STYLES, Style, drawn_png, quieten
 
-
-class Style(NamedTuple):
-    """Hold how an arm is drawn: its colour and its marker each tell it apart alone."""
-
-    colour: str
-    marker: str
-
-
-# Okabe and Ito's palette, whose colours stay apart for colour-blind readers
-STYLES = (
-    Style("#D55E00", "s"),
-    Style("#0072B2", "o"),
-    Style("#009E73", "^"),
-    Style("#CC79A7", "D"),
-    Style("#E69F00", "v"),
-)
 ARM_STYLES = {"scratch": 0, "finetune": 1}
 LOG_AXIS_RATIO = 4
-INK, FAINT = "#222222", "#d9d9d9"
-FONT_SIZES = {"font.size": 13, "axes.titlesize": 14, "legend.fontsize": 12}
-DPI = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +62,7 @@ def curves_png(
     if not series:
         raise ValueError("a figure needs at least one series")
     papers = paper_top1 or {}
-    _save(path, partial(_draw, series=series, title=title, paper_top1=papers), size=(12, 6))
+    drawn_png(path, partial(_draw, series=series, title=title, paper_top1=papers), size=(12, 6))
 
 
 def efficiency_png(path: Path, points: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
@@ -102,24 +81,7 @@ def efficiency_png(path: Path, points: Sequence[Mapping[str, Any]], *, title: st
     """
     if not points:
         raise ValueError("a figure needs at least one size")
-    _save(path, partial(_draw_efficiency, points=points, title=title), size=(9, 6.4))
-
-
-def _save(path: Path, draw: Callable[[Any], None], *, size: tuple[float, float]) -> None:
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context(FONT_SIZES), warnings.catch_warnings():
-        # names in scripts that the font lacks show as boxes; that must not stop a report
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=size)
-        figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
-        FigureCanvasAgg(figure)
-        draw(figure)
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI, facecolor="white")
-    write_bytes_atomic(path, png.getvalue())
+    drawn_png(path, partial(_draw_efficiency, points=points, title=title), size=(9, 6.4))
 
 
 def _draw(
@@ -258,10 +220,7 @@ def _dress(axes: Any, title: str, unit: str) -> None:
         axes.set_yticks([])
     axes.set_title(title, loc="left", color=INK)
     axes.set_ylabel(unit, color=INK)
-    axes.grid(color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    quieten(axes)
 
 
 def _scale_images(axes: Any, series: Sequence[Series]) -> None:

@@ -3,9 +3,7 @@
 Reads the object that `run.epochs` returns, and holds the paper's points beside it; tests nothing.
 """
 
-import io
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from deit_transfer.report.canvas import INK, STYLES, Style, drawn_png, dress
 from deit_transfer.report.comparison import top1_lines
-from deit_transfer.report.figures import DPI, FAINT, FONT_SIZES, INK, STYLES, Style
-from deit_transfer.report.files import write_bytes_atomic
 from deit_transfer.report.look import Look, Screen, new_table, printable
 from deit_transfer.report.numbers import NOTHING, compact, duration, grouped, p_text, percent
 
@@ -81,16 +78,8 @@ def lengths_png(path: Path, found: Lengths) -> None:
     Raises:
         ResourceError: The disk is full.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    with rc_context(FONT_SIZES), warnings.catch_warnings():
-        # names in scripts that the font lacks show as boxes; that must not stop a report
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(12, 6))
-        figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
-        FigureCanvasAgg(figure)
+    def draw(figure: Any) -> None:
         ours, paper = figure.subplots(1, 2, width_ratios=(1.7, 1))
         figure.suptitle(
             "Accuracy against the length of training",
@@ -100,9 +89,8 @@ def lengths_png(path: Path, found: Lengths) -> None:
         )
         _draw_ours(ours, found)
         _draw_paper(paper, paper_family(found["model"]))
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI, facecolor="white")
-    write_bytes_atomic(path, png.getvalue())
+
+    drawn_png(path, draw, size=(12, 6))
 
 
 def paper_family(model: str) -> str:
@@ -213,7 +201,7 @@ def _draw_ours(axes: Any, found: Lengths) -> None:
                 axes.scatter(
                     [epochs] * len(seeds), seeds, color=style.colour, s=14, alpha=0.5, zorder=3
                 )
-    _dress(axes, f"Here: {found['dataset']}, {found['model']}, {found['mode']}", found["lengths"])
+    _finish(axes, f"Here: {found['dataset']}, {found['model']}, {found['mode']}", found["lengths"])
 
 
 def _taken_over(arms: Sequence[Mapping[str, Any]]) -> str:
@@ -253,21 +241,15 @@ def _draw_paper(axes: Any, family: str) -> None:
         label="plain stops gaining (Figure 3)",
     )
     axes.margins(0.22, 0.3)
-    _dress(axes, f"The paper: ImageNet, {family}", (300, 400, 1000))
+    _finish(axes, f"The paper: ImageNet, {family}", (300, 400, 1000))
 
 
-def _dress(axes: Any, title: str, ticks: Sequence[int]) -> None:
+def _finish(axes: Any, title: str, ticks: Sequence[int]) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_title(title, loc="left", color=INK, parse_math=False)
-    axes.set_xlabel("epochs (log scale)", color=INK)
-    axes.set_ylabel("top-1 on test (%)", color=INK)
-    axes.grid(color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    dress(axes, title=title, x="epochs (log scale)", y="top-1 on test (%)")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))

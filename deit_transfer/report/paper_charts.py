@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.report.canvas import drawn_png, dress, log_speeds
-from deit_transfer.report.figures import INK, STYLES
+from deit_transfer.report.canvas import INK, STYLES, drawn_png, dress, log_speeds
 from deit_transfer.report.paper_figures import HERE, PAPER
 
 FAMILIES = ("ResNet", "RegNetY", "EfficientNet", "ViT", "DeiT")

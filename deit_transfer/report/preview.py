@@ -1,18 +1,17 @@
 """Own drawing a grid of labelled images into one PNG. Knows nothing of datasets or recipes."""
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.report.files import write_bytes_atomic
+from deit_transfer.report.canvas import drawn_png
 
 CELL_INCHES = 1.9
 DPI = 100
+PAD = 0.04  # inches around each picture
 MOST_LETTERS = 30
 
 
@@ -37,15 +36,8 @@ def preview_png(
     Raises:
         ResourceError: The disk is full.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    with warnings.catch_warnings():
-        # names in scripts that the font lacks show as boxes; that must not stop a preview
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        size = (CELL_INCHES * len(columns), 0.8 + (CELL_INCHES + 0.2) * len(rows))
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
+    def draw(figure: Any) -> None:
         grid = figure.subplots(len(rows), len(columns), squeeze=False)
         for number, row in enumerate(rows):
             for column, cell in enumerate(row):
@@ -57,9 +49,9 @@ def preview_png(
                 if number == 0:
                     axes.set_title(columns[column], fontsize=10, parse_math=False)
         figure.suptitle(title, fontsize=9, wrap=True, parse_math=False)
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI, facecolor="white")
-    write_bytes_atomic(path, png.getvalue())
+
+    size = (CELL_INCHES * len(columns), 0.8 + (CELL_INCHES + 0.2) * len(rows))
+    drawn_png(path, draw, size=size, dpi=DPI, pad=PAD)
 
 
 def _short(text: str) -> str:

@@ -1,13 +1,10 @@
 """Own drawing how right a classifier is at each confidence into one PNG. Measures nothing."""
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.report.figures import DPI, FAINT, FONT_SIZES, INK, STYLES
-from deit_transfer.report.files import write_bytes_atomic
+from deit_transfer.report.canvas import INK, STYLES, drawn_png, quieten
 
 
 def reliability_png(
@@ -28,21 +25,15 @@ def reliability_png(
     Raises:
         ResourceError: The disk is full.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     errors = [facts["ece"], facts.get("ece_scaled")]
-    with rc_context(FONT_SIZES), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(7.5, 8), layout="constrained")
-        FigureCanvasAgg(figure)
+
+    def draw(figure: Any) -> None:
         above, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
         above.plot([0, 100], [0, 100], color=INK, linestyle=(0, (6, 4)), linewidth=1.2)
         for number, (name, bins) in enumerate(rows.items()):
             filled = [one for one in bins if one["n"]]
             label = f"{name}: ECE {errors[number]:.2f}%"
-            _draw(above, below, filled, number=number, label=label)
+            _draw_bins(above, below, filled, number=number, label=label)
         fitted = facts.get("fitted_on")
         below.set_xlabel(
             "confidence (%)" + (f"\ntemperature fitted on {fitted}" if fitted else ""),
@@ -52,20 +43,16 @@ def reliability_png(
         above.set_ylabel("accuracy (%)", color=INK)
         below.set_ylabel("images", color=INK)
         for axes in (above, below):
-            axes.grid(color=FAINT, linewidth=0.8)
-            axes.set_axisbelow(True)
-            for side in ("top", "right"):
-                axes.spines[side].set_visible(False)
+            quieten(axes)
         above.set_xlim(0, 101)
         above.set_ylim(0, 101)
         above.legend(frameon=False, loc="upper left")
         figure.suptitle(title, color=INK, parse_math=False, fontsize=14, fontweight="bold")
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=DPI, facecolor="white")
-    write_bytes_atomic(path, png.getvalue())
+
+    drawn_png(path, draw, size=(7.5, 8))
 
 
-def _draw(
+def _draw_bins(
     above: Any, below: Any, bins: Sequence[Mapping[str, Any]], *, number: int, label: str
 ) -> None:
     style = STYLES[number]

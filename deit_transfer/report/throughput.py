@@ -8,8 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from deit_transfer.report.canvas import drawn_png, dress, log_speeds
-from deit_transfer.report.figures import INK, STYLES
+from deit_transfer.report.canvas import INK, STYLES, drawn_png, dress, log_speeds
 from deit_transfer.report.look import Look, Screen, facts_table, new_table
 from deit_transfer.report.numbers import NOTHING, compact, grouped
 

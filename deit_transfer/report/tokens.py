@@ -3,9 +3,7 @@
 Shapes: T tokens, an h x w grid of patches, R pixels a side.
 """
 
-import io
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from deit_transfer.report.figures import DPI, FAINT, FONT_SIZES, INK, STYLES
-from deit_transfer.report.files import write_bytes_atomic
+from deit_transfer.report.canvas import DPI, INK, STYLES, drawn_png, quieten
 from deit_transfer.report.look import Look, Screen, facts_table, new_table
 from deit_transfer.report.numbers import grouped
 
@@ -24,6 +21,7 @@ Facts = Mapping[str, Any]
 TOKEN_TITLES = {"class": "class token", "distil": "distillation token"}
 KIND_TITLES = {"last": "last layer", "rollout": "rollout"}
 MOST_LETTERS = 26
+NARROW = 0.06  # inches around each part of a figure
 
 
 class AttentionRow(NamedTuple):
@@ -99,11 +97,10 @@ def cosines_png(path: Path, facts: Facts) -> None:
             color=INK,
             parse_math=False,
         )
-        axes.grid(color=FAINT, linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        quieten(axes)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
-    _write(path, draw, size=(10, 6.4))
+    drawn_png(path, draw, size=(10, 6.4), dpi=DPI // 2, pad=NARROW)
 
 
 def positions_png(path: Path, similarity: NDArray[np.float64], *, title: str) -> None:
@@ -130,7 +127,7 @@ def positions_png(path: Path, similarity: NDArray[np.float64], *, title: str) ->
         )
         figure.colorbar(shown, ax=axes, shrink=0.8, label="cosine")
 
-    _write(path, draw, size=(9, 8))
+    drawn_png(path, draw, size=(9, 8), dpi=DPI // 2, pad=NARROW)
 
 
 def attention_png(
@@ -165,26 +162,8 @@ def attention_png(
         heading = f"Attention of {title} (each map from its least to its most)"
         figure.suptitle(heading, fontsize=13, parse_math=False)
 
-    _write(path, draw, size=(2.2 * (1 + len(columns)), 0.9 + 2.35 * len(rows)), dpi=80)
-
-
-def _write(
-    path: Path, draw: Callable[[Any], None], *, size: tuple[float, float], dpi: int = DPI // 2
-) -> None:
-    """Draw a figure in the look of all, and write the PNG whole."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context(FONT_SIZES), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=size)
-        figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
-        FigureCanvasAgg(figure)
-        draw(figure)
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=dpi, facecolor="white")
-    write_bytes_atomic(path, png.getvalue())
+    size = (2.2 * (1 + len(columns)), 0.9 + 2.35 * len(rows))
+    drawn_png(path, draw, size=size, dpi=80, pad=NARROW)
 
 
 def _screen(facts: Facts, look: Look) -> RenderableType:
