@@ -18,7 +18,7 @@ from deit_transfer.errors import UsageError
 from deit_transfer.report.paper_figures import TABLES
 from deit_transfer.report.paper_tables import command_lines, filled_screen, table_list
 from deit_transfer.run.choose import COMMANDS, choose_recipe
-from deit_transfer.run.paper import draw_figure, list_tables, paper_table
+from deit_transfer.run.paper.tables import draw_figure, list_tables, paper_table
 
 RUNS = Path("runs")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
