@@ -15,7 +15,7 @@ from deit_transfer.data.loader import EvalBatches, TrainBatches, eval_batches, t
 from deit_transfer.data.preparation import Preparation, make_preparation, normalise
 from deit_transfer.data.samplers import Compat, epoch_views
 from deit_transfer.data.transforms import EvalTransform, eval_transform, train_transform
-from deit_transfer.engine.distributed import World
+from deit_transfer.engine.distributed import World, batch_norm_statistics
 from deit_transfer.engine.ema import Ema, decay_for
 from deit_transfer.engine.objectives import Objective, make_objective
 from deit_transfer.engine.param_groups import make_optimizer
@@ -31,6 +31,8 @@ from deit_transfer.recipe.durations import Durations, plan_durations, resolution
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run.inputs import Inputs
 
+# DeiT-Ti at 224 pixels trains as fast in passes of 16 to 32 images as in 64 (docs/performance.md)
+CPU_FORWARD_PIXELS = 32 * 224**2
 MAX_AUTO_WORKERS = 8
 DEFAULT_CROP = 0.9  # timm's configuration of the published DeiT weights
 REFERENCE_CROP = 0.875  # facebookresearch/deit main.py, --eval-crop-ratio
@@ -205,6 +207,18 @@ def augment_seed(recipe: Recipe) -> int:
 def micro_batch_size(recipe: Recipe, world: World) -> int:
     """Return the images of one forward pass: those asked for, or a process's share of a step."""
     return recipe.schedule.micro_batch_size or -(-recipe.schedule.batch_size // world.size)
+
+
+def forward_size(recipe: Recipe, classifier: Classifier, world: World) -> int | None:
+    """Return the images of one forward pass where a micro-batch is cut smaller; None if it is not.
+
+    On a CPU, whose speed does not grow with the batch, smaller passes save memory. The gradient is
+    the same up to rounding; batch norms would see the difference, so networks with them are left.
+    """
+    if next(classifier.parameters()).device.type != "cpu" or batch_norm_statistics(classifier):
+        return None
+    fitting = max(1, CPU_FORWARD_PIXELS // classifier.resolution**2)
+    return fitting if fitting < micro_batch_size(recipe, world) else None
 
 
 def check_transforms(recipe: Recipe, classifier: Classifier) -> None:

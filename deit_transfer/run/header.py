@@ -6,6 +6,7 @@ from deit_transfer.recipe.checks import scaled_peak_lr
 from deit_transfer.recipe.durations import Durations
 from deit_transfer.recipe.schema import Augment, Recipe
 from deit_transfer.report.header import HeaderFacts
+from deit_transfer.run import assemble
 from deit_transfer.run.blueprint import Blueprint
 from deit_transfer.run.environment import processor_name
 
@@ -15,7 +16,9 @@ def header_facts(blueprint: Blueprint, *, folder: str) -> HeaderFacts:
     recipe, inputs, classifier = blueprint.recipe, blueprint.inputs, blueprint.classifier
     schedule, select, plan = recipe.schedule, recipe.data.select, blueprint.durations
     per_process = -(-schedule.batch_size // blueprint.world.size)
-    micro_batch_size = schedule.micro_batch_size or per_process
+    micro_batch_size = assemble.forward_size(
+        recipe, classifier, blueprint.world
+    ) or assemble.micro_batch_size(recipe, blueprint.world)
     parameters = list(classifier.parameters())
     report, precision = blueprint.load_report, blueprint.precision
     return HeaderFacts(

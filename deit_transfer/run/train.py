@@ -22,6 +22,7 @@ from deit_transfer.run.claim import (
 from deit_transfer.run.header import header_facts
 from deit_transfer.run.inputs import Inputs, load_inputs
 from deit_transfer.run.observer import Observer, Silent
+from deit_transfer.run.progress import Progress
 from deit_transfer.run.result import finish
 from deit_transfer.run.session import Session
 from deit_transfer.run.teaching import Teaching, find_teacher
@@ -113,6 +114,7 @@ def _train(
         folder=folder,
         observer=observer,
         stop=stop,
+        progress=Progress(forward_size=assemble.forward_size(recipe, classifier, world)),
     )
     session.resume()
 
