@@ -1,6 +1,6 @@
 """Own a table of the paper on a screen: its figures, ours beside them, and what fills the rest.
 
-Reads the object that `run.paper.paper_table` returns. Everything fits 80 columns.
+Reads the object that `run.paper.tables.paper_table` returns. Everything fits 80 columns.
 """
 
 import shlex

@@ -41,7 +41,7 @@ from deit_transfer.models.variants import find_variant
 from deit_transfer.report.paper_figures import NETWORKS, TABLES
 from deit_transfer.report.throughput import throughput_png
 from deit_transfer.run.environment import describe_environment
-from deit_transfer.run.paper_evidence import accuracies
+from deit_transfer.run.paper.evidence import accuracies
 from deit_transfer.run.subject import Subject, open_subject
 
 CONVENTION = (

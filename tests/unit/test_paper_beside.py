@@ -2,7 +2,7 @@
 
 import pytest
 
-from deit_transfer.run.paper_beside import paper_beside
+from deit_transfer.run.paper.beside import paper_beside
 
 TINY, BASE_384 = "deit_tiny_patch16_224", "deit_base_distilled_patch16_384"
 

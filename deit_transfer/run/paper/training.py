@@ -1,4 +1,4 @@
-"""Own the paper's tables of accuracies with ours beside them: 2, 3, 5 to 7, Figures 1 and 3."""
+"""Own the paper's tables of ways to train with ours beside them: Tables 2, 3, 7 and Figure 3."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,19 +11,13 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.paper_figures import (
     HERE,
     NETWORKS,
-    SCRATCH,
     TABLES,
-    TRANSFER_DATASETS,
-    paper_model,
 )
-from deit_transfer.run.paper_cells import Cell, Filled, Row, accuracy_cell
-from deit_transfer.run.paper_commands import LONG, PRETRAIN, Writer
-from deit_transfer.run.paper_evidence import Evidence, FoundRun, dataset_title
-from deit_transfer.run.paper_facts import params_cell, speed_cell
+from deit_transfer.run.paper.cells import Cell, Filled, Row, accuracy_cell
+from deit_transfer.run.paper.commands import Writer
+from deit_transfer.run.paper.evidence import Evidence, FoundRun, dataset_title
 from deit_transfer.run.workdir import RECIPE_FILE
 
-LONG_EPOCHS = 1000
-FROM_SCRATCH = "scratch: "
 SIZES = {"Ti 224": "tiny", "S 224": "small", "B 224": "base"}
 # Table 3: what distils, as a recipe says it, and which head is scored
 METHODS: dict[str, tuple[tuple[str, str], str | None]] = {
@@ -58,7 +52,7 @@ def fill_table2(found: Evidence) -> Filled:
     rows = []
     for name, figures in table.rows.items():
         teacher = NETWORKS[name].model
-        runs = [run for run in _on_imagenet(found.runs) if _teacher_of(run) == teacher]
+        runs = [run for run in found.on_imagenet if _teacher_of(run) == teacher]
         named = f"table2-{teacher}"
         first = write.once(
             f"pretrain imagenet --recipe pretrain/deit_base_distilled --teacher {teacher}",
@@ -68,14 +62,14 @@ def fill_table2(found: Evidence) -> Filled:
             "finetune imagenet --recipe paper/finetune/imagenet_384 --model "
             f"deit_base_distilled_patch16_384 --from {write.folder(named)} --teacher {teacher}"
         )
-        students = [run for run in runs if _is_row(run, "DeiT-B distilled")]
+        students = [run for run in runs if run.is_row("DeiT-B distilled")]
         cells = (
             accuracy_cell(
                 students, commands=first, value=lambda run: run.result.get("teacher_top1")
             ),
             accuracy_cell(students, commands=first),
             accuracy_cell(
-                [run for run in runs if _is_row(run, "DeiT-B distilled at 384")],
+                [run for run in runs if run.is_row("DeiT-B distilled at 384")],
                 commands=(*first, larger),
             ),
         )
@@ -99,42 +93,6 @@ def fill_table3(found: Evidence) -> Filled:
     first = other[0]
     what = f"{first.recipe.model.name.replace('_distilled', '')} on {dataset_title(first.dataset)}"
     return rows, ["here"], [f"the column 'here' is {what}: other networks and images"]
-
-
-def fill_table5(found: Evidence) -> Filled:
-    """Put parameters, speed and accuracies measured here beside Table 5."""
-    rows = []
-    for name, figures in TABLES["table5"].rows.items():
-        row = name.removesuffix(LONG)
-        timed = speed_cell(found, row) if row == name or figures[2] is not None else None
-        cells = (params_cell(found, row), Cell(value=figures[1]), timed, *_scores(name, found))
-        rows.append(Row(name=name, paper=figures, here=cells))
-    notes = ["where an accuracy here is -, the weights behind the paper's figure are not public"]
-    return rows, [], notes
-
-
-def fill_table6(found: Evidence) -> Filled:
-    """Put transfers made here beside Table 6, then networks that the paper does not transfer."""
-    write = Writer(found.out)
-    tuned = [run for run in found.runs if run.recipe.mode == "finetune"]
-    alone = [run for run in found.runs if run.recipe.mode == "scratch"]
-    rows = []
-    for name, figures in TABLES["table6"].rows.items():
-        here: list[Cell | None] | None = None
-        if name.startswith("DeiT"):
-            here = [_scores(name, found)[0]]
-            for dataset in TRANSFER_DATASETS[1:]:
-                runs = [run for run in tuned if run.dataset == dataset and _is_row(run, name)]
-                here.append(accuracy_cell(runs, commands=write.finetune(name, dataset)))
-            here.append(speed_cell(found, name))
-        rows.append(Row(name=name, paper=figures, here=here))
-    rows += _further_rows(tuned, write, known=TABLES["table6"].rows)
-    rows += _scratch_rows(alone, write)
-    notes = [
-        "rows 'scratch' are of section 5.4: trained on the dataset alone",
-        "EfficientNet and ViT are the paper's quotations; this program fills the rows of DeiT",
-    ]
-    return rows, [], notes
 
 
 def fill_table7(found: Evidence) -> Filled:
@@ -170,19 +128,6 @@ def fill_table7(found: Evidence) -> Filled:
     return rows, [], []
 
 
-def fill_figure1(found: Evidence) -> Filled:
-    """Put speeds and ImageNet accuracies measured here beside those behind Figure 1."""
-    columns = TABLES["table5"].columns
-    speed, top1 = columns.index("im/s"), columns.index("ImageNet")
-    figures = TABLES["figure1"].rows
-    rows = [
-        Row(name=row.name, paper=figures[row.name], here=(row.here[speed], row.here[top1]))
-        for row in fill_table5(found)[0]
-        if row.name in figures and row.here is not None
-    ]
-    return rows, [], []
-
-
 def fill_figure3(found: Evidence) -> Filled:
     """Put accuracies at several lengths of training beside those of Figure 3."""
     paper = TABLES["figure3"].rows
@@ -200,7 +145,7 @@ def fill_figure3(found: Evidence) -> Filled:
             runs = [
                 run
                 for run in chosen
-                if run.recipe.schedule.epochs == length and _is_distilled(run) == distilled
+                if run.recipe.schedule.epochs == length and run.is_distilled == distilled
             ]
             recipe = "pretrain/deit_base" + ("_distilled" if distilled else "")
             commands = write.once(
@@ -214,20 +159,6 @@ def fill_figure3(found: Evidence) -> Filled:
         return rows, [], []
     dataset, model, resolution = group
     return rows, [], [f"{HERE}{model} on {dataset_title(dataset)}, {resolution} px"]
-
-
-def _on_imagenet(runs: Iterable[FoundRun]) -> list[FoundRun]:
-    return [run for run in runs if run.dataset == "imagenet"]
-
-
-def _is_row(run: FoundRun, row: str) -> bool:
-    """Say whether the paper calls a run's network this, at this size."""
-    word, exact = paper_model(run.recipe.model.name, run.resolution)
-    return exact and word == row
-
-
-def _is_distilled(run: FoundRun) -> bool:
-    return run.recipe.distil.kind != "none"
 
 
 def _teacher_of(run: FoundRun) -> str | None:
@@ -281,7 +212,7 @@ def _method_cell(method: str, column: str, found: Evidence) -> Cell:
     pixels = 384 if larger else 224
     runs = [
         run
-        for run in _by_method(_on_imagenet(found.runs), method)
+        for run in _by_method(found.on_imagenet, method)
         if f"deit_{size}" in run.recipe.model.name and run.resolution == pixels
     ]
     return accuracy_cell(runs, commands=commands, value=_head_figure(method))
@@ -295,105 +226,12 @@ def _most_distilled(runs: Sequence[FoundRun]) -> list[FoundRun]:
             model = run.recipe.model.name.replace("_distilled", "")
             key = (run.dataset, model, run.resolution, run.recipe.mode)
             groups.setdefault(key, []).append(run)
-    taught = [group for group in groups.values() if any(map(_is_distilled, group))]
+    taught = [group for group in groups.values() if any(run.is_distilled for run in group)]
     return max(taught, key=lambda group: len({_method(run) for run in group}), default=[])
 
 
-def _scores(name: str, found: Evidence) -> tuple[Cell | None, Cell | None, Cell | None]:
-    """Return the cells of ImageNet, ReaL and V2 of a row of Table 5."""
-    write, network = Writer(found.out), NETWORKS[name]
-    runs = [
-        run
-        for run in _on_imagenet(found.runs)
-        if _is_row(run, name.removesuffix(LONG))
-        and (run.recipe.schedule.epochs >= LONG_EPOCHS) == name.endswith(LONG)
-    ]
-    sets = "imagenet imagenet-real imagenet-v2"
-    if network.weights is not None:
-        subject = network.weights
-        commands = write.evaluate(subject, name=subject, datasets=sets)
-    elif name in PRETRAIN:
-        run = f"table5-{PRETRAIN[name]}"
-        subject = write.folder(run)
-        commands = (
-            *write.once(f"pretrain imagenet --recipe pretrain/{PRETRAIN[name]}", name=run),
-            *write.evaluate(subject, name=run, datasets=sets),
-        )
-    elif name == "DeiT-B distilled at 384":
-        commands = write.distilled_at_384(sets)
-    else:
-        return None, None, None
-    first = accuracy_cell(runs, commands=commands)
-    trained = {run.folder.path.resolve() for run in runs}
-    cells = [
-        _score_cell(found, dataset, subject=network.weights, trained=trained, commands=commands)
-        for dataset in sets.split()
-    ]
-    return (first if first.value is not None else cells[0]), cells[1], cells[2]
-
-
-def _score_cell(
-    found: Evidence,
-    dataset: str,
-    *,
-    subject: str | None,
-    trained: set[Path],
-    commands: tuple[str, ...],
-) -> Cell:
-    """Return what an evaluation gave the published weights, or a run trained here."""
-    for score in reversed(found.scores):
-        published = score["run"] == subject
-        here = Path(score["run"]).resolve() in trained
-        if score["dataset"] == dataset and (published or here):
-            who = "published weights" if published else "trained here"
-            label = f"{who}, scored here on {score.get('num_test_images', 0):,} images"
-            return Cell(value=score["top1"], label=label, runs=(score["file"],))
-    return Cell(commands=commands)
-
-
-def _row_name(run: FoundRun) -> str:
-    word, exact = paper_model(run.recipe.model.name, run.resolution)
-    return word if exact else f"{word or run.recipe.model.name}, {run.resolution} px"
-
-
-def _further_rows(
-    runs: Sequence[FoundRun], write: Writer, *, known: Iterable[str], before: str = ""
-) -> list[Row]:
-    """Return a row for each network that the paper's table lacks."""
-    named: dict[str, list[FoundRun]] = {}
-    for run in runs:
-        name = f"{before}{_row_name(run)}"
-        if name not in known and run.dataset in TRANSFER_DATASETS[1:]:
-            named.setdefault(name, []).append(run)
-    rows = []
-    for name, group in named.items():
-        missing = [d for d in TRANSFER_DATASETS[1:] if all(run.dataset != d for run in group)]
-        cells = [
-            accuracy_cell([run for run in group if run.dataset == dataset])
-            for dataset in TRANSFER_DATASETS[1:]
-        ]
-        commands = write.rest_of_row(group[0], missing) if missing else ()
-        rows.append(Row(name=name, paper=None, here=[None, *cells, None], commands=commands))
-    return rows
-
-
-def _scratch_rows(runs: Sequence[FoundRun], write: Writer) -> list[Row]:
-    rows = []
-    figures = SCRATCH["cifar10"]
-    place = TRANSFER_DATASETS.index("cifar10")
-    for name, top1 in figures.items():
-        paper: list[float | None] = [None] * (len(TRANSFER_DATASETS) + 1)
-        here: list[Cell | None] = [None] * len(paper)
-        paper[place] = top1
-        mine = [run for run in runs if run.dataset == "cifar10" and _is_row(run, name)]
-        here[place] = accuracy_cell(mine, commands=write.scratch(name, "cifar10"))
-        rows.append(Row(name=f"{FROM_SCRATCH}{name}", paper=paper, here=here))
-    known = [f"{FROM_SCRATCH}{name}" for name in figures]
-    return rows + _further_rows(runs, write, known=known, before=FROM_SCRATCH)
-
-
 def _same_settings(run: FoundRun, recipe: Recipe, settings: set[str]) -> bool:
-    if run.recipe.mode not in ("pretrain", "scratch") or _is_distilled(run):
+    if run.recipe.mode not in ("pretrain", "scratch") or run.is_distilled:
         return False
     return not settings & differing_values(run.recipe, recipe).keys()
 

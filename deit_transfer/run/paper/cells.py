@@ -8,7 +8,7 @@ from typing import Any
 
 from deit_transfer.analysis.statistics import mean_interval
 from deit_transfer.report.paper_figures import PaperTable, PaperValue
-from deit_transfer.run.paper_evidence import FoundRun, run_label
+from deit_transfer.run.paper.evidence import FoundRun, run_label
 
 Commands = tuple[str, ...]
 

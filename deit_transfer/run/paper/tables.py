@@ -7,19 +7,17 @@ from typing import Any
 from deit_transfer.errors import UsageError, did_you_mean
 from deit_transfer.report.paper_charts import figure1_png, figure3_png
 from deit_transfer.report.paper_figures import TABLES
-from deit_transfer.run.paper_accuracy import (
-    fill_figure1,
+from deit_transfer.run.paper.cells import Filled, filled_table
+from deit_transfer.run.paper.decisions import fill_table4
+from deit_transfer.run.paper.evidence import Evidence, collect_evidence
+from deit_transfer.run.paper.facts import fill_table1, fill_table8, fill_table9
+from deit_transfer.run.paper.networks import fill_figure1, fill_table5, fill_table6
+from deit_transfer.run.paper.training import (
     fill_figure3,
     fill_table2,
     fill_table3,
-    fill_table5,
-    fill_table6,
     fill_table7,
 )
-from deit_transfer.run.paper_cells import Filled, filled_table
-from deit_transfer.run.paper_decisions import fill_table4
-from deit_transfer.run.paper_evidence import Evidence, collect_evidence
-from deit_transfer.run.paper_facts import fill_table1, fill_table8, fill_table9
 
 # what a user runs for each, in short; the table itself lists the exact commands
 MADE_BY = {

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from deit_transfer.errors import DataError
 from deit_transfer.report.paper_figures import TABLES
 from deit_transfer.run.choose import distilled_form
-from deit_transfer.run.paper_cells import Cell, Commands, Filled, Row
-from deit_transfer.run.paper_commands import TEACHER, Writer
-from deit_transfer.run.paper_evidence import Evidence, FoundRun, dataset_title, run_label
+from deit_transfer.run.paper.cells import Cell, Commands, Filled, Row
+from deit_transfer.run.paper.commands import TEACHER, Writer
+from deit_transfer.run.paper.evidence import Evidence, FoundRun, dataset_title, run_label
 from deit_transfer.run.stored import StoredPredictions, join_predictions, read_predictions
 from deit_transfer.run.workdir import PREDICTIONS_FILE
 

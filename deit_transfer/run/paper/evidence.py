@@ -13,7 +13,7 @@ from typing import Any
 from deit_transfer.errors import DeitTransferError
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
-from deit_transfer.report.paper_figures import TABLES, paper_dataset
+from deit_transfer.report.paper_figures import TABLES, paper_dataset, paper_model
 from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, RunFolder, find_runs
 
 # the paper's column of each dataset, and its name in the catalogue
@@ -57,6 +57,22 @@ class FoundRun:
         return int(self.result.get("resolution") or 224)
 
     @property
+    def row(self) -> str:
+        """Return what the paper calls its network at this size; where it has none, what we do."""
+        word, exact = paper_model(self.recipe.model.name, self.resolution)
+        return word if exact else f"{word or self.recipe.model.name}, {self.resolution} px"
+
+    def is_row(self, name: str) -> bool:
+        """Say whether the paper calls its network this, at this size."""
+        word, exact = paper_model(self.recipe.model.name, self.resolution)
+        return exact and word == name
+
+    @property
+    def is_distilled(self) -> bool:
+        """Say whether a teacher taught it."""
+        return self.recipe.distil.kind != "none"
+
+    @property
     def is_limited(self) -> bool:
         """Say whether it was given only a part of the labelled images."""
         return self.recipe.data.train_limit is not None or self.recipe.data.fraction is not None
@@ -78,6 +94,11 @@ class Evidence:
     speeds: tuple[Mapping[str, Any], ...]
     scores: tuple[Mapping[str, Any], ...]
     skipped: tuple[str, ...]
+
+    @property
+    def on_imagenet(self) -> list[FoundRun]:
+        """Return the runs that were trained on ImageNet."""
+        return [run for run in self.runs if run.dataset == "imagenet"]
 
 
 def collect_evidence(out: Path) -> Evidence:
@@ -243,9 +264,15 @@ def _measurements(out: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str,
             scores += [
                 {"file": str(path), **one}
                 for one in results
-                if isinstance(one, dict) and {"top1", "dataset", "run"} <= one.keys()
+                if isinstance(one, dict) and _is_plain_score(one)
             ]
     return speeds, scores
+
+
+def _is_plain_score(found: Mapping[str, Any]) -> bool:
+    """Say whether an evaluation is one on test images, of one view each, as the paper's are."""
+    plain = found.get("split", "test") == "test" and found.get("views", "one") == "one"
+    return plain and {"top1", "dataset", "run"} <= found.keys()
 
 
 def _has_top1(run: FoundRun) -> bool:

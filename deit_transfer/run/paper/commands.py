@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from deit_transfer.report.paper_figures import NETWORKS, TABLES
-from deit_transfer.run.paper_evidence import DATASETS, FoundRun
+from deit_transfer.run.paper.evidence import DATASETS, FoundRun
 from deit_transfer.run.workdir import RunFolder
 
 DEFAULT_OUT = Path("runs")

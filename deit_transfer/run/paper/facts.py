@@ -8,9 +8,9 @@ from deit_transfer.models.variants import VARIANTS
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.paper_figures import NETWORKS, TABLES, PaperValue
-from deit_transfer.run.paper_cells import Cell, Filled, Row
-from deit_transfer.run.paper_commands import Writer
-from deit_transfer.run.paper_evidence import DATASETS, Evidence, FoundRun
+from deit_transfer.run.paper.cells import Cell, Filled, Row
+from deit_transfer.run.paper.commands import Writer
+from deit_transfer.run.paper.evidence import DATASETS, Evidence, FoundRun
 
 
 def fill_table1(found: Evidence) -> Filled:
