@@ -296,6 +296,11 @@ class EvalBatches:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def num_images(self) -> int:
+        """Count the images of this process's share."""
+        return sum(map(len, self._keys))
+
     def __iter__(self) -> Iterator[Batch]:
         self.bad.clear()
         workers = min(self._workers, len(self._keys))

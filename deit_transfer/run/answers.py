@@ -38,7 +38,7 @@ def answer(
         precision: Of the forward passes.
         world: The processes that share the split.
         stop: Looked at before each batch.
-        progress: Called after each batch with (batches done, batches of this process).
+        progress: Called after each batch with (images answered, images of this process).
     """
     predictions = predict(
         model,
@@ -59,7 +59,9 @@ def answer(
 
 
 def _counted(batches: EvalBatches, progress: Progress | None) -> Iterator[Batch]:
-    for done, batch in enumerate(batches, start=1):
+    done = 0
+    for batch in batches:
         yield batch
+        done += len(batch.labels)
         if progress is not None:
-            progress(done, len(batches))
+            progress(done, batches.num_images)

@@ -16,14 +16,11 @@ from deit_transfer.analysis.disagreement import Decisions, disagreement
 from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.contract import Dataset, Progress
 from deit_transfer.data.fingerprint import label_fingerprint
-from deit_transfer.engine.distributed import World
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.report.disagreement import heat_map_png
-from deit_transfer.run import assemble
-from deit_transfer.run.answers import answer
 from deit_transfer.run.inputs import spoken_name
-from deit_transfer.run.scorer import open_scorer
+from deit_transfer.run.scorer import ask_at, open_scorer
 from deit_transfer.run.stored import (
     UNDECIDED,
     StoredPredictions,
@@ -174,20 +171,9 @@ def _ask(
             f"{spoken_name(dataset)}, such as {unknown[0]}",
             hint="Name a dataset whose classes all of them were trained on",
         )
-    test, classifier = dataset.splits["test"], scorer.subject.classifier
+    test, asked = dataset.splits["test"], ask_at(scorer)
     with StopSignals(hint="") as stop:
-        predictions = answer(
-            classifier,
-            assemble.scoring_batches(
-                scorer.recipe, test, classifier, World(), lambda _done, _total: stop.check()
-            ),
-            classifier=classifier,
-            device=scorer.device,
-            precision=scorer.precision,
-            world=World(),
-            stop=stop,
-            progress=_in_images(progress, len(test)),
-        )
+        predictions = asked.answer(asked.batches(test, stop=stop), stop=stop, progress=progress)
     return Scored(
         name=name,
         answers=stored_from(predictions, test),
@@ -196,13 +182,6 @@ def _ask(
         dataset=spoken_name(dataset),
         fresh=True,
     )
-
-
-def _in_images(progress: Progress | None, num_images: int) -> Progress | None:
-    """Count images where scoring counts batches."""
-    if progress is None:
-        return None
-    return lambda done, batches: progress(num_images * done // batches, num_images)
 
 
 def _decisions(scored: Sequence[Scored], dataset: Dataset | None) -> tuple[list[Decisions], int]:

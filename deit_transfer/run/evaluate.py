@@ -3,7 +3,7 @@
 Nothing is chosen here: whatever is fitted is fitted on validation images, and said so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from deit_transfer.analysis.statistics import mcnemar
 from deit_transfer.data.contract import ImageSet, Progress, Split
-from deit_transfer.engine.distributed import World
 from deit_transfer.engine.scoring import Predictions
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import UsageError
 from deit_transfer.models.views import NUM_VIEWS, Views
-from deit_transfer.run.answers import answer
 from deit_transfer.run.evaluation_files import write_evaluation
 from deit_transfer.run.inputs import Inputs
-from deit_transfer.run.paper_beside import paper_beside
+from deit_transfer.run.paper.beside import paper_beside
 from deit_transfer.run.result import score_facts
 from deit_transfer.run.scored import (
     Answered,
@@ -120,8 +118,8 @@ def evaluate(
             fitted = fit(answered, fitted_on=words)
         results = [_score(asking, target, wanted, own, fitted, notes) for target in targets]
         if out is not None:
-            for result, target, answers in zip(results, targets, asking.kept, strict=True):
-                prefix = f"{target.title}-" if len(targets) > 1 else ""
+            prefixes = _prefixes([target.title for target in targets])
+            for result, prefix, answers in zip(results, prefixes, asking.kept, strict=True):
                 result["files"] = write_evaluation(
                     out, result, answers, scorer.class_names, fitted, prefix=prefix
                 )
@@ -129,6 +127,17 @@ def evaluate(
         return results[0]
     shared = ("run", *KEPT, "split", "resolution", "views", "device", "precision")
     return {**{key: results[0][key] for key in shared}, "datasets": results}
+
+
+def _prefixes(titles: Sequence[str]) -> list[str]:
+    """Return what each dataset's files begin with; two of one title are told apart by a number."""
+    if len(titles) == 1:
+        return [""]
+    twice = {title for title in titles if titles.count(title) > 1}
+    return [
+        f"{title}-{titles[:place].count(title) + 1}-" if title in twice else f"{title}-"
+        for place, title in enumerate(titles)
+    ]
 
 
 class _Asking:
@@ -146,31 +155,17 @@ class _Asking:
 
     def ask(self, images: ImageSet, resolution: int | None, views: Views) -> Predictions:
         """Return the predictions on a split."""
-        scorer = self.scorer
-        asked = ask_at(scorer, resolution=resolution, views=views)
-        work = len(images) * NUM_VIEWS[views]
-        predictions = answer(
-            asked.model,
-            asked.batches(scorer, images, stop=self._stop),
-            classifier=asked.classifier,
-            device=scorer.device,
-            precision=scorer.precision,
-            world=World(),
-            stop=self._stop,
-            progress=self._counter(work),
-        )
-        self._done += work
+        asked = ask_at(self.scorer, resolution=resolution, views=views)
+        num_views = NUM_VIEWS[views]
+
+        def count(done: int, _images: int) -> None:
+            if self._progress is not None:
+                self._progress(self._done + num_views * done, self._total)
+
+        batches = asked.batches(images, stop=self._stop)
+        predictions = asked.answer(batches, stop=self._stop, progress=count)
+        self._done += num_views * len(images)
         return predictions
-
-    def _counter(self, work: int) -> Callable[[int, int], None] | None:
-        progress, before = self._progress, self._done
-        if progress is None:
-            return None
-
-        def count(done: int, batches: int) -> None:
-            progress(before + work * done // batches, self._total)
-
-        return count
 
 
 def _score(

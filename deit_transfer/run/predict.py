@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data import ImageNetInfo
-from torch import Tensor
 
-from deit_transfer.batch import Batch, Heads
 from deit_transfer.data.contract import ImageSet, Progress
 from deit_transfer.data.listing import list_images
 from deit_transfer.data.loader import EvalBatches, eval_batches
 from deit_transfer.engine.distributed import World
-from deit_transfer.engine.objectives import late_fusion
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import DataError, ResourceError
 from deit_transfer.report.files import write_text_atomic
 from deit_transfer.run import assemble
 from deit_transfer.run.evaluation_files import csv_text
 from deit_transfer.run.scorer import Asked, Scorer, ask_at, check_heads, open_scorer
+from deit_transfer.run.stored import StoredPredictions, stored_from
 
 Answer = dict[str, Any]
 
@@ -55,22 +53,17 @@ def predict(
     check_heads(scorer, tuple(heads))
     images, skipped = find_images(paths)
     asked = ask_at(scorer)
-    answers: list[Answer] = []
+    batches = _batches(asked, images)
     start = time.perf_counter()
     with StopSignals(hint="") as stop:
-        batches = _batches(scorer, asked, images)
-        for batch in batches:
-            stop.check()
-            bad = {one.index for one in batches.bad}
-            answers += _answers(scorer, asked, batch, images, bad=bad, heads=heads, top=top)
-            if progress is not None:
-                progress(int(batch.indices[-1]) + 1, len(images))
+        predictions = asked.answer(batches, stop=stop, progress=progress)
     seconds = time.perf_counter() - start
+    stored, bad = stored_from(predictions, images), {images.ids[one.index] for one in batches.bad}
     return {
         "run": subject,
         "model": scorer.subject.classifier.name,
         "num_images": len(images),
-        "images": answers,
+        "images": _answers(scorer, stored, bad=bad, heads=heads, top=top),
         "unreadable": [
             {"image": images.ids[one.index], "reason": one.reason} for one in batches.bad
         ],
@@ -135,8 +128,9 @@ def write_predictions_csv(path: Path, result: dict[str, Any]) -> None:
         ) from error
 
 
-def _batches(scorer: Scorer, asked: Asked, images: ImageSet) -> EvalBatches:
+def _batches(asked: Asked, images: ImageSet) -> EvalBatches:
     # an unreadable image must not keep the others from being answered, and no image is seen twice
+    scorer = asked.scorer
     return eval_batches(
         images,
         transform=asked.transform,
@@ -147,42 +141,24 @@ def _batches(scorer: Scorer, asked: Asked, images: ImageSet) -> EvalBatches:
     )
 
 
-@torch.no_grad()
 def _answers(
-    scorer: Scorer,
-    asked: Asked,
-    batch: Batch,
-    images: ImageSet,
-    *,
-    bad: set[int],
-    heads: Sequence[str],
-    top: int,
+    scorer: Scorer, stored: StoredPredictions, *, bad: set[str], heads: Sequence[str], top: int
 ) -> list[Answer]:
-    """Return the answers of each head on a batch's readable images."""
-    normalise = assemble.normalisation(asked.classifier)
-    with scorer.precision.autocast():
-        logits: Heads = asked.model(normalise(batch.images.to(scorer.device)))
+    """Return the answers of each head on every readable image."""
     found = {}
     for head in heads:
-        probabilities = _probabilities(logits, head)  # (B, K)
-        values, classes = probabilities.topk(min(top, probabilities.shape[1]))  # (B, top)
-        found[head] = (values.double().cpu(), classes.cpu())
+        probabilities = torch.from_numpy(stored.probabilities(head))  # (N, K)
+        values, classes = probabilities.topk(min(top, probabilities.shape[1]))  # (N, top)
+        found[head] = (values.double(), classes)
     told = []
-    for place, index in enumerate(batch.indices.tolist()):
-        if index in bad:
+    for place, name in enumerate(stored.ids.tolist()):
+        if name in bad:
             continue
         for head, (values, classes) in found.items():
             pairs = zip(classes[place].tolist(), values[place].tolist(), strict=True)
             given = [_class(scorer, label, value) for label, value in pairs]
-            told.append({"image": images.ids[index], "head": head, "classes": given})
+            told.append({"image": name, "head": head, "classes": given})
     return told
-
-
-def _probabilities(logits: Heads, head: str) -> Tensor:
-    if head == "distil":
-        assert logits.distil_logits is not None  # `check_heads` has refused it
-        return late_fusion(Heads(logits.distil_logits, None))
-    return late_fusion(Heads(logits.class_logits, None) if head == "class" else logits)
 
 
 def _class(scorer: Scorer, label: int, probability: float) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from deit_transfer.data.contract import Dataset, ImageSet, Split
+from deit_transfer.data.contract import Dataset, ImageSet, Progress, Split
 from deit_transfer.data.loader import EvalBatches
 from deit_transfer.data.transforms import EvalTransform, eval_transform
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
+from deit_transfer.engine.scoring import Predictions
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import CheckpointError, DataError, UsageError
 from deit_transfer.models.classifier import Classifier
@@ -22,6 +23,7 @@ from deit_transfer.models.views import AveragedViews, Views, at_resolution
 from deit_transfer.recipe.loader import check_values, load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
+from deit_transfer.run.answers import answer
 from deit_transfer.run.subject import Subject, open_subject
 from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, open_run
 
@@ -135,23 +137,39 @@ def in_classes_of(
 class Asked:
     """Hold a network at one resolution, looking at one or several views of each image."""
 
+    scorer: Scorer
     classifier: Classifier
     model: torch.nn.Module
     transform: EvalTransform
 
-    def batches(self, scorer: Scorer, images: ImageSet, *, stop: StopSignals) -> EvalBatches:
+    def batches(self, images: ImageSet, *, stop: StopSignals) -> EvalBatches:
         """Return the split's batches, looking for signals while images are decoded beforehand."""
 
         def look_for_stop(_done: int, _total: int) -> None:
             stop.check()
 
         return assemble.scoring_batches(
-            scorer.recipe,
+            self.scorer.recipe,
             images,
             self.classifier,
             World(),
             look_for_stop,
             transform=self.transform,
+        )
+
+    def answer(
+        self, batches: EvalBatches, *, stop: StopSignals, progress: Progress | None = None
+    ) -> Predictions:
+        """Return the network's answers; `progress` is called with (images answered, images)."""
+        return answer(
+            self.model,
+            batches,
+            classifier=self.classifier,
+            device=self.scorer.device,
+            precision=self.scorer.precision,
+            world=World(),
+            stop=stop,
+            progress=progress,
         )
 
 
@@ -174,10 +192,10 @@ def ask_at(scorer: Scorer, *, resolution: int | None = None, views: Views = "one
     resized = math.floor(classifier.resolution / crop)
     usual = eval_transform(resolution=classifier.resolution, crop_pct=crop)
     if views == "one":
-        return Asked(classifier=classifier, model=classifier, transform=usual)
+        return Asked(scorer=scorer, classifier=classifier, model=classifier, transform=usual)
     averaged = AveragedViews(classifier, views=views)
     if views == "flip":
-        return Asked(classifier=classifier, model=averaged, transform=usual)
+        return Asked(scorer=scorer, classifier=classifier, model=averaged, transform=usual)
     if resized == classifier.resolution:
         raise UsageError(
             f"--tta {views}: this network looks at the whole side of an image (crop {crop:g}), "
@@ -185,7 +203,7 @@ def ask_at(scorer: Scorer, *, resolution: int | None = None, views: Views = "one
             hint="--tta flip averages the image and its mirror image",
         )
     whole = eval_transform(resolution=resized, crop_pct=1.0)
-    return Asked(classifier=classifier, model=averaged, transform=whole)
+    return Asked(scorer=scorer, classifier=classifier, model=averaged, transform=whole)
 
 
 def _plain_recipe(overrides: Mapping[str, Any]) -> Recipe:

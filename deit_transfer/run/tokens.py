@@ -19,7 +19,6 @@ from deit_transfer.analysis.similarity import (
 )
 from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.contract import ImageSet, Progress
-from deit_transfer.engine.distributed import World
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.models.attention import (
@@ -37,7 +36,7 @@ from deit_transfer.report.tokens import (
 )
 from deit_transfer.run import assemble
 from deit_transfer.run.inputs import load_inputs, spoken_name
-from deit_transfer.run.scorer import Scorer, open_scorer
+from deit_transfer.run.scorer import Scorer, ask_at, open_scorer
 
 # Touvron et al., ICML 2021 (arXiv 2012.12877), the paragraphs on the distillation token: "the
 # learned class and distillation tokens" 0.06, their embeddings at "the last layer" 0.93, the
@@ -173,10 +172,7 @@ def _look(
     pixels: list[NDArray[np.uint8]] = []
     maps: dict[str, NDArray[np.float32]] = {}
     done = 0
-    batches = assemble.scoring_batches(
-        scorer.recipe, images, classifier, World(), lambda _done, _total: stop.check()
-    )
-    for batch in batches:
+    for batch in ask_at(scorer).batches(images, stop=stop):
         stop.check()
         inputs = normalise(batch.images.to(scorer.device))  # (B, 3, R, R)
         if not pixels:
