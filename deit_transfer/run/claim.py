@@ -17,6 +17,7 @@ from deit_transfer.recipe.loader import differing_values, dump_recipe, load_reci
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run.blueprint import Agreed, Blueprint
 from deit_transfer.run.environment import describe_environment
+from deit_transfer.run.inputs import Inputs
 from deit_transfer.run.workdir import (
     ENVIRONMENT_FILE,
     KEY_FILE,
@@ -133,6 +134,13 @@ def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
     inputs, report = blueprint.inputs, blueprint.load_report
     agreed = Agreed(durations=blueprint.durations, attention=blueprint.attention)
     folder.write_json(AGREED_FILE, asdict(agreed))
+    record_data(folder, inputs)
+    origin = {"start": blueprint.recipe.model.start, "origin": blueprint.start.origin}
+    folder.write_json(LOAD_REPORT_FILE, origin | (report.to_dict() if report is not None else {}))
+
+
+def record_data(folder: RunFolder, inputs: Inputs) -> None:
+    """Write down a run's classes, in label order, and which images it saw."""
     folder.write_json("classes.json", {"class_names": list(inputs.class_names)})
     folder.write_json(
         "data.json",
@@ -146,8 +154,6 @@ def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
             "label_fingerprint": inputs.label_fingerprint,
         },
     )
-    origin = {"start": blueprint.recipe.model.start, "origin": blueprint.start.origin}
-    folder.write_json(LOAD_REPORT_FILE, origin | (report.to_dict() if report is not None else {}))
 
 
 def read_agreed(folder: RunFolder) -> Agreed | None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
-from deit_transfer.errors import DataError, UsageError
-from deit_transfer.models.start import StartWeights, read_start
-from deit_transfer.recipe.schema import Data
+from deit_transfer.engine.stop import StopSignals
+from deit_transfer.errors import UsageError
+from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.paper_figures import paper_top1
 from deit_transfer.run.arms import (
     FINETUNE,
@@ -38,15 +37,14 @@ from deit_transfer.run.fractions import (
     pooled,
     validation_labels,
 )
-from deit_transfer.run.inputs import Inputs, load_inputs
+from deit_transfer.run.inputs import Inputs
 from deit_transfer.run.observer import Observer, Silent
 from deit_transfer.run.probing import probe_or_reuse
+from deit_transfer.run.ready import GO_ON, Ready, check_all, read_starts, shared_inputs
 from deit_transfer.run.soup import SOUP, make_soup
-from deit_transfer.run.trials import GO_ON, Trained, answers_on_test, train_or_reuse
+from deit_transfer.run.trials import Trained, answers_on_test, train_or_reuse
 
-__all__ = ["COMPARISON_FILE", "FIGURE_FILE", "GO_ON_COMPARING", "compare"]
-
-GO_ON_COMPARING = GO_ON
+__all__ = ["COMPARISON_FILE", "FIGURE_FILE", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,20 +112,27 @@ def compare(
         recipe_names=recipe_names or {},
         overrides=overrides,
     )
-    plans = _plan_sizes(chosen, shares, budget, observer)
-    starts = {
-        arm.name: read_start(arm.recipe.model.start, model_name=arm.recipe.model.name)
-        for arm in chosen
-    }
+    with StopSignals(before_exit=observer.leave, hint=GO_ON) as stop:
+        plans = _plan_sizes(chosen, shares, budget, stop=stop, observer=observer)
+        largest = plans[-1]
+        recipes = _recipes(largest.arms)
+        starts = check_all(recipes, largest.inputs, stop=stop, known=read_starts(recipes))
 
     # Every size, every seed, every arm
     trained: list[dict[str, list[Trained]]] = []
     for plan in plans:
         size = f", {100 * plan.fraction:g}% of the labels" if len(plans) > 1 else ""
         trained.append(
-            _train_size(plan, starts, seeds=seeds, out=out, size=size, observer=observer)
+            _train_size(
+                plan,
+                Ready(plan.inputs, starts),
+                seeds=seeds,
+                out=out,
+                size=size,
+                observer=observer,
+            )
         )
-        if soup and (members := _soup_members(plan, trained[-1])):
+        if soup and (members := _soup_members(trained[-1])):
             arm = next(arm for arm in plan.arms if arm.name == FINETUNE)
             observer.note(f"\n{SOUP} of the {len(members)} fine-tuned runs{size}")
             trained[-1][SOUP] = [
@@ -139,7 +144,7 @@ def compare(
         [_arm_runs(arm, runs, plan) for arm, runs in by_arm.items()]
         for plan, by_arm in zip(plans, trained, strict=True)
     ]
-    largest, leading = plans[-1], _leading(chosen)
+    leading = _leading(chosen)
     comparison = build_comparison(
         arms=measured[-1],
         dataset=largest.inputs.name,
@@ -164,16 +169,21 @@ def compare(
 
 
 def _plan_sizes(
-    arms: Sequence[Arm], shares: Sequence[float], budget: Budget, observer: Observer
+    arms: Sequence[Arm],
+    shares: Sequence[float],
+    budget: Budget,
+    *,
+    stop: StopSignals,
+    observer: Observer,
 ) -> list[SizePlan]:
     """Load the images of every size, and settle how long each arm is trained on them."""
     plans = []
     for fraction in shares:
         sized = [arm.with_recipe(data=at_fraction(arm.recipe, fraction).data) for arm in arms]
-        inputs = _shared_inputs(sized, observer)
+        inputs = shared_inputs(_recipes(sized), stop=stop, observer=observer)
         if len(shares) > 1 and has_own_val(sized[0].recipe, inputs):
             sized = [arm.with_recipe(data=pooled(arm.recipe).data) for arm in sized]
-            inputs = _shared_inputs(sized, observer)
+            inputs = shared_inputs(_recipes(sized), stop=stop, observer=observer)
         if budget == "equal-images":
             sized = with_equal_images(sized, len(inputs.train))
         plans.append(SizePlan(fraction=fraction, inputs=inputs, arms=sized))
@@ -188,28 +198,9 @@ def _plan_sizes(
     return plans
 
 
-def _shared_inputs(arms: Sequence[Arm], observer: Observer) -> Inputs:
-    """Load the data once; every arm's settings must describe the same images and splits."""
-    loaded: dict[Data, Inputs] = {}
-    for arm in arms:
-        data = arm.recipe.data
-        if data not in loaded:
-            loaded[data] = load_inputs(data, progress=partial(observer.loading, data.dataset))
-    first = loaded[arms[0].recipe.data]
-    for arm in arms:
-        inputs = loaded[arm.recipe.data]
-        if inputs.fingerprint != first.fingerprint:
-            raise DataError(
-                f"The arms would not see the same data: {arm.name} has {inputs.counts}, "
-                f"{arms[0].name} has {first.counts}",
-                hint="Give both recipes the same [data] section",
-            )
-    return first
-
-
 def _train_size(
     plan: SizePlan,
-    starts: Mapping[str, StartWeights],
+    ready: Ready,
     *,
     seeds: int,
     out: Path,
@@ -229,14 +220,19 @@ def _train_size(
             observer.note(f"\n{arm.name}{of_seeds}{size}")
             do = probe_or_reuse if arm.is_probe else train_or_reuse
             recipe = with_seed(arm, seed).recipe
-            done = do(recipe, starts[arm.name], plan.inputs, out=out, observer=observer)
+            start = ready.start_of(recipe)
+            done = do(recipe, start, ready.inputs, out=out, observer=observer)
             trained[arm.name].append(done)
     return trained
 
 
-def _soup_members(plan: SizePlan, trained: Mapping[str, Sequence[Trained]]) -> Sequence[Trained]:
+def _soup_members(trained: Mapping[str, Sequence[Trained]]) -> Sequence[Trained]:
     runs = trained.get(FINETUNE, ())
     return runs if len(runs) > 1 else ()
+
+
+def _recipes(arms: Sequence[Arm]) -> dict[str, Recipe]:
+    return {arm.name: arm.recipe for arm in arms}
 
 
 def _leading(arms: Sequence[Arm]) -> Arm:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from deit_transfer.recipe.loader import load_recipe
-from deit_transfer.run.compare import GO_ON_COMPARING, compare
+from deit_transfer.run.compare import compare
 from deit_transfer.run.observer import Observer, Silent
+from deit_transfer.run.ready import GO_ON
 from deit_transfer.run.train import train
 from deit_transfer.run.workdir import RunFolder
 
@@ -27,7 +28,7 @@ def demo(*, out: Path, seeds: int, observer: Observer | None = None) -> dict[str
     observer = observer or Silent()
     observer.note("First act: pretrain a tiny DeiT on the digits 0 to 4.")
     recipe = load_recipe(PRETRAINING)
-    pretrained = train(recipe, out=out, resume=True, observer=observer, go_on=GO_ON_COMPARING)
+    pretrained = train(recipe, out=out, resume=True, observer=observer, go_on=GO_ON)
     observer.note("\nSecond act: learn 5 to 9, from scratch and from those weights.")
     return compare(
         DATASET,

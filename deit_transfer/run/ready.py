@@ -45,16 +45,24 @@ def make_ready(recipes: Mapping[str, Recipe], *, observer: Observer) -> Ready:
         DeitTransferError: Something does not fit; all that is wrong is listed.
     """
     with StopSignals(before_exit=observer.leave, hint=GO_ON) as stop:
-        inputs = _shared_inputs(recipes, stop, observer)
-        starts = _check_all(recipes, inputs, stop)
+        inputs = shared_inputs(recipes, stop=stop, observer=observer)
+        starts = check_all(recipes, inputs, stop=stop)
     return Ready(inputs, starts)
 
 
-def _check_all(
-    recipes: Mapping[str, Recipe], inputs: Inputs, stop: StopSignals
+def check_all(
+    recipes: Mapping[str, Recipe],
+    inputs: Inputs,
+    *,
+    stop: StopSignals,
+    known: Mapping[tuple[str, str], StartWeights] | None = None,
 ) -> dict[tuple[str, str], StartWeights]:
-    """Return every start, after all networks could be built."""
-    starts: dict[tuple[str, str], StartWeights] = {}
+    """Return every start for `Ready`, after all networks could be built; `known` are read already.
+
+    Raises:
+        DeitTransferError: Something does not fit; all that is wrong is listed.
+    """
+    starts = dict(known or {})
     built: set[str] = set()
     faults: dict[str, DeitTransferError] = {}
     for label, recipe in recipes.items():
@@ -98,11 +106,27 @@ def with_validation(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recip
     return recipe.model_copy(update={"data": data}), f"{listed}, other than in the recipe"
 
 
+def read_starts(recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], StartWeights]:
+    """Read every start, each once; the first that cannot be read raises its own error."""
+    return {
+        _start_key(recipe): read_start(recipe.model.start, model_name=recipe.model.name)
+        for recipe in {_start_key(one): one for one in recipes.values()}.values()
+    }
+
+
 def _start_key(recipe: Recipe) -> tuple[str, str]:
     return recipe.model.start, recipe.model.name
 
 
-def _shared_inputs(recipes: Mapping[str, Recipe], stop: StopSignals, observer: Observer) -> Inputs:
+def shared_inputs(
+    recipes: Mapping[str, Recipe], *, stop: StopSignals, observer: Observer
+) -> Inputs:
+    """Load the data once; every recipe's settings must describe the same images and splits.
+
+    Raises:
+        StoppedError: A signal arrived.
+        DataError: The recipes would not see the same images.
+    """
     loaded: dict[str, Inputs] = {}
     first: Inputs | None = None
     for label, recipe in recipes.items():

@@ -21,13 +21,14 @@ from deit_transfer.recipe.loader import dump_recipe
 from deit_transfer.recipe.schema import Evidence, Recipe
 from deit_transfer.run import assemble
 from deit_transfer.run.answers import answer
-from deit_transfer.run.claim import find_by_key
+from deit_transfer.run.claim import find_by_key, record_data
 from deit_transfer.run.environment import describe_environment
 from deit_transfer.run.inputs import Inputs
 from deit_transfer.run.observer import Observer
+from deit_transfer.run.ready import GO_ON
 from deit_transfer.run.result import score_facts
 from deit_transfer.run.stored import stored_from, write_predictions
-from deit_transfer.run.trials import GO_ON, Trained
+from deit_transfer.run.trials import Trained
 from deit_transfer.run.workdir import (
     ENVIRONMENT_FILE,
     KEY_FILE,
@@ -103,11 +104,12 @@ def make_soup(
     result["seconds"] += time.monotonic() - began
     folder.write_json(KEY_FILE, {"key": key})
     folder.write_json(ENVIRONMENT_FILE, describe_environment())
+    record_data(folder, inputs)
     write_model_files(folder.path, classifier, class_names=class_names)
     write_predictions(folder.path / PREDICTIONS_FILE, stored_from(predictions, inputs.test))
     folder.write_text(RECIPE_FILE, dump_recipe(_titled(recipe, len(runs))))
-    folder.set_status("done")
     folder.write_json(RESULT_FILE, result)
+    folder.set_status("done")
     observer.done(result)
     return Trained(folder, result, reused=False)
 

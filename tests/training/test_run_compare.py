@@ -198,6 +198,8 @@ def test_the_soup_is_the_average_of_its_runs_and_is_a_run(place: Path, first: En
         np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-8)
     again = run_program("evaluate", run["run"], "--json", folder=place).json
     assert again["top1"] == pytest.approx(run["top1"])
+    rates = run_program("disagree", run["run"], members[0], "--json", folder=place).json
+    assert rates["matrix"][0][1] == pytest.approx(1 - run["top1"] / 100)
     against = first.json["differences"][-1]
     assert (against["arm"], against["baseline"]) == ("soup", "finetune")
     assert against["delta"] == pytest.approx(soup["top1_mean"] - first.json["arms"][1]["top1_mean"])
