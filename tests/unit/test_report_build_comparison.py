@@ -187,3 +187,12 @@ def test_answers_of_another_run_are_refused():
     short = ArmRuns(arm="scratch", results=arm.results, correct=[answered(150)[:100]])
     with pytest.raises(ValueError, match="different numbers"):
         compare(arm, short)
+
+
+def test_arms_whose_epoch_was_chosen_on_test_are_named():
+    flattered = arm_of("finetune", [150, 151])
+    flattered.results[1]["selects_on_test"] = True
+    found = compare(arm_of("scratch", [100, 104]), flattered)
+    (label,) = (label for label in found["labels"] if "chosen on test" in label)
+    assert label.startswith("finetune:")
+    assert not any("chosen on test" in label for label in compare(arm_of("a", [9]))["labels"])
