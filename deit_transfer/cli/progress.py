@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from deit_transfer.cli.console import Output
+from deit_transfer.report.numbers import duration
 
 PLAIN_LINE_EVERY_S = 10.0
 Unit = Literal["MB", "images", "runs"]
@@ -41,13 +42,6 @@ def amount(done: int, total: int, unit: Unit) -> str:
     scale = 1e6 if unit == "MB" else 1
     whole = f" of {total / scale:,.0f}" if total else ""
     return f"{done / scale:,.0f}{whole} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time to wait: seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class WaitingLines:

@@ -214,12 +214,6 @@ class ImageSet:
         sets = self.label_sets.take(chosen) if self.label_sets is not None else None
         return self._with(self.labels[chosen], chosen, sets)
 
-    def relabel(self, labels: NDArray[np.int64]) -> "ImageSet":
-        """Return the same images under other labels (N,)."""
-        if self.label_sets is not None:
-            raise ValueError("images with several right answers are renumbered, not relabelled")
-        return self._with(labels, np.arange(len(self)), None)
-
     def renumber(self, new_labels: NDArray[np.int64]) -> "ImageSet":
         """Return the same images with every label replaced by `new_labels[label]`."""
         sets = self.label_sets.renumber(new_labels) if self.label_sets is not None else None

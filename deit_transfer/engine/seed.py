@@ -5,7 +5,6 @@ so a resumed run draws what the uninterrupted one would have drawn, at any numbe
 """
 
 import hashlib
-import os
 import random
 import struct
 
@@ -38,16 +37,6 @@ def seed_step(seed: int, step: int, micro_batch: int) -> None:
         micro_batch: Its number within the step over all processes, from 0.
     """
     _seed_all(_mixed(b"step", seed, step, micro_batch))
-
-
-def use_deterministic_kernels() -> None:
-    """Make a GPU compute the same bits on every run, at some cost in time; CPUs do already.
-
-    Call it before the first CUDA operation: cuBLAS reads its variable when it starts.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
 
 
 def _mixed(purpose: bytes, *numbers: int) -> int:

@@ -44,6 +44,7 @@ def reliability_png(
         below.set_ylabel("images", color=INK)
         for axes in (above, below):
             quieten(axes)
+        below.yaxis.get_major_locator().set_params(integer=True)
         above.set_xlim(0, 101)
         above.set_ylim(0, 101)
         above.legend(frameon=False, loc="upper left")

@@ -40,7 +40,7 @@ def sweep_markdown(sweep: Sweep, *, command: str) -> str:
         sweep: As `sweep_table` takes it.
         command: What was typed, so that it can be typed again.
     """
-    titles, rows = _cells(sweep, plus_minus="±")
+    titles, rows = _cells(sweep)
     lines = [titles, ["---", *("---:" for _ in titles[1:])], *rows]
     table = "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
     parts = [
@@ -74,7 +74,7 @@ def _screen(sweep: Sweep, look: Look) -> RenderableType:
 
 def _table(sweep: Sweep, look: Look) -> Table:
     table = new_table(look, "")
-    titles, rows = _cells(sweep, plus_minus=look.plus_minus)
+    titles, rows = _cells(sweep)
     for place, title in enumerate(titles):
         folds = title in ("recipe", "settings")
         right = place > 0 and not folds
@@ -97,13 +97,13 @@ def _title(sweep: Sweep) -> str:
     )
 
 
-def _cells(sweep: Sweep, *, plus_minus: str) -> tuple[list[str], list[list[str]]]:
+def _cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """Return the table's titles and, for each trial in the order shown, its cells."""
     build = _recipe_cells if sweep["by"] == "recipes" else _setting_cells
-    return build(sweep, plus_minus)
+    return build(sweep)
 
 
-def _setting_cells(sweep: Sweep, plus_minus: str) -> tuple[list[str], list[list[str]]]:
+def _setting_cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     names = setting_names(sweep["varied"])
     apart = len(names) <= MOST_COLUMNS
     titles = ["trial", *(names.values() if apart else ["settings"])]
@@ -123,7 +123,7 @@ def _setting_cells(sweep: Sweep, plus_minus: str) -> tuple[list[str], list[list[
     return [*titles, "val top-1", "state", "time"], rows
 
 
-def _recipe_cells(sweep: Sweep, plus_minus: str) -> tuple[list[str], list[list[str]]]:
+def _recipe_cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     with_paper = any(row.get("paper") for row in sweep["trials"])
     titles = ["recipe", "val top-1", f"- {sweep['default']}", "time"]
     rows = []

@@ -6,7 +6,6 @@ by guessing. The true test labels are secret; the 50,000 validation images are t
 """
 
 import csv
-import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +39,6 @@ SOLUTION = "LOC_val_solution.csv"  # Kaggle's copy
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _META = "data/meta.mat"
 _ROOTS = ("imagenet", "imagenet-1k", "ILSVRC2012", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
-_SYNSET = re.compile(r"n\d{8}")
 
 _HOW = (
     f"It needs an account on image-net.org (non-commercial use). Put {TRAIN_TAR}, {VAL_TAR} and "
