@@ -100,16 +100,14 @@ def sweep(
     ready = make_ready({one.label: one.recipe for one in candidates}, observer=observer)
     by: By = "grid" if trials is None else "trials"
     rules = [repr(one) for one in dimensions] + ([pruner] if trials is not None else [])
-    key = _key(by, candidates, ready, rules)
-    under_way = Sweep(
-        by=by,
+    under_way = _begin(
+        by,
+        candidates,
+        ready,
         varied=[one.location for one in dimensions],
-        first=candidates[0].recipe,
-        ready=ready,
-        val=_held_out(ready),
-        folder=_claim(out, name, key, ready, candidates[0].recipe),
+        rules=rules,
         out=out,
-        key=key,
+        name=name,
         labels=labels,
         observer=observer,
     )
@@ -172,22 +170,42 @@ def sweep_recipes(
         for place, (one, recipe) in enumerate(recipes.items(), start=1)
     ]
     ready = make_ready({one.label: one.recipe for one in candidates}, observer=observer)
-    key = _key("recipes", candidates, ready, [])
-    under_way = Sweep(
-        by="recipes",
-        varied=[],
-        first=candidates[0].recipe,
+    under_way = _begin(
+        "recipes", candidates, ready, out=out, name=name, labels=labels, observer=observer
+    )
+    with watch_status(under_way.folder, World()):
+        make_all(under_way, candidates)
+        return write_sweep(under_way)
+
+
+def _begin(
+    by: By,
+    candidates: Sequence[Candidate],
+    ready: Ready,
+    *,
+    out: Path,
+    name: str | None,
+    labels: Sequence[str],
+    observer: Observer,
+    varied: Sequence[str] = (),
+    rules: Sequence[str] = (),
+) -> Sweep:
+    """Return the sweep of these candidates, in the folder that holds it already or a new one."""
+    key = _key(by, candidates, ready, rules)
+    val = _held_out(ready)
+    first = candidates[0].recipe
+    return Sweep(
+        by=by,
+        varied=varied,
+        first=first,
         ready=ready,
-        val=_held_out(ready),
-        folder=_claim(out, name, key, ready, candidates[0].recipe),
+        val=val,
+        folder=_claim(out, name, key, ready, first),
         out=out,
         key=key,
         labels=labels,
         observer=observer,
     )
-    with watch_status(under_way.folder, World()):
-        make_all(under_way, candidates)
-        return write_sweep(under_way)
 
 
 def _plan_faults(grids: Sequence[str], ranges: Sequence[str], trials: int | None) -> list[str]:
