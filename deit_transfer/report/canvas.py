@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deit_transfer.errors import ResourceError
 from deit_transfer.report.files import write_bytes_atomic
 
 
@@ -40,14 +41,14 @@ def drawn_png(
     """Let a function draw into a new figure, and write it.
 
     Args:
-        path: Where the PNG appears, or is replaced.
+        path: Where the PNG appears, or is replaced; its folder is made.
         draw: Draws into the matplotlib figure it is given.
         size: Width and height in inches.
         dpi: Pixels an inch.
         pad: Inches around each part of the figure.
 
     Raises:
-        ResourceError: The disk is full.
+        ResourceError: The file cannot be written, or the disk is full.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,7 +63,13 @@ def drawn_png(
         draw(figure)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=dpi, facecolor="white")
-    write_bytes_atomic(path, png.getvalue())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(path, png.getvalue())
+    except OSError as error:
+        raise ResourceError(
+            f"Cannot write {path}: {error.strerror}", hint="Choose another place with --out"
+        ) from error
 
 
 def dress(axes: Any, *, title: str, x: str, y: str) -> None:

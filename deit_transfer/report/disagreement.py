@@ -70,7 +70,6 @@ def heat_map_png(path: Path, facts: Facts, *, dataset: str) -> None:
         _draw(ours, names, facts["matrix"], title=title)
         _draw(papers, paper_names, paper_rates, title=PAPER_TITLE.replace(", ", "\n"))
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     size = (CELL_INCHES * sum(sides) + 5.4, CELL_INCHES * max(sides) + 2)
     drawn_png(path, draw, size=size, dpi=DPI // 2)
 

@@ -28,7 +28,7 @@ def preview_png(
     """Draw a grid with a heading over each column, and write the PNG whole.
 
     Args:
-        path: Where the PNG appears, or is replaced; its folder must exist.
+        path: Where the PNG appears, or is replaced; its folder is made.
         rows: At least one, each with a cell for every column.
         columns: The headings.
         title: One line or several over all.

@@ -289,7 +289,6 @@ def _draw(
     names: Sequence[str],
 ) -> dict[str, str]:
     """Write the figures that there is something for; return where each lies."""
-    folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, str] = {}
     if facts["layers"]:
         figures["cosines"] = str(folder / "cosines.png")

@@ -184,3 +184,11 @@ def test_a_planted_link_is_not_followed(tmp_path):
     write_bytes_atomic(tmp_path / "curves.png", b"png")
     assert victim.read_text() == "safe"
     assert not (tmp_path / "curves.png").is_symlink()
+
+
+def test_a_figure_makes_its_folder_or_says_that_it_cannot(tmp_path):
+    curves_png(tmp_path / "new" / "folder" / "curves.png", [series("scratch", 0, [10.0, 20.0])])
+    assert (tmp_path / "new" / "folder" / "curves.png").stat().st_size > 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"Cannot write .*file/curves\.png"):
+        curves_png(tmp_path / "file" / "curves.png", [series("scratch", 0, [10.0])])
