@@ -18,6 +18,7 @@ from deit_transfer.errors import UsageError
 from deit_transfer.report.paper_figures import TABLES
 from deit_transfer.report.paper_tables import command_lines, filled_screen, table_list
 from deit_transfer.run.choose import COMMANDS, choose_recipe
+from deit_transfer.run.paper.evidence import collect_evidence
 from deit_transfer.run.paper.tables import draw_figure, list_tables, paper_table
 
 RUNS = Path("runs")
@@ -344,3 +345,12 @@ def rendered(screen: object) -> str:
     console = Console(file=io.StringIO(), width=80, no_color=True)
     console.print(screen)
     return console.file.getvalue()
+
+
+def test_only_plain_scores_on_test_stand_beside_the_papers(tmp_path: Path) -> None:
+    score = {"run": "deit_tiny_patch16_224", "dataset": "imagenet", "top1": 72.0}
+    told = [score, {"split": "test", "views": "one"}, {"split": "val"}, {"views": "flip"}]
+    for number, change in enumerate(told):
+        (tmp_path / f"{number}.json").write_text(json.dumps(score | change))
+    found = [Path(one["file"]).stem for one in collect_evidence(tmp_path).scores]
+    assert found == ["0", "1"]
