@@ -219,6 +219,8 @@ def _run(
     environment: dict[str, str],
     prepare: list[Prepare],
 ) -> None:
+    # tests that themselves run in the background of a shell inherit an ignored Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     os.chdir(folder)
     for descriptor, name in zip((1, 2), streams, strict=True):

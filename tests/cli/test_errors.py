@@ -341,13 +341,13 @@ def test_resuming_on_other_images_says_so(workplace: Path, finished: Ended) -> N
 def test_resuming_with_a_retrained_teacher_is_refused(workplace: Path, finished: Ended) -> None:
     shutil.copytree(workplace / "runs" / "first", workplace / "teacher")
     command = (*SCRATCH, "--model=deit_micro_distilled", "--set=distil.teacher=teacher",
-               "--set=distil.kind=hard", "--name=pupil", "--quiet")  # fmt: skip
+               "--set=distil.kind=hard", "--name=retaught", "--quiet")  # fmt: skip
     ended = run_program(*command, folder=workplace)
     assert ended.code == 0, ended.err
     weights = workplace / "teacher" / "weights.safetensors"
     tensors = load_file(weights)
     save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, weights)
-    said = ("runs/pupil was started with another", "the weights have changed")
+    said = ("runs/retaught was started with another", "the weights have changed")
     refused(Case((*command, "--resume"), USAGE, said), workplace)
 
 
@@ -370,7 +370,7 @@ def test_a_check_tells_programs_what_is_wrong_and_exits_3(tmp_path: Path) -> Non
 def test_evaluation_is_stopped_by_signals(
     workplace: Path, finished: Ended, signum: Signals, code: int
 ) -> None:
-    strike = Strike("deit_transfer.run.evaluate:answer", signals=(signum,))
+    strike = Strike("deit_transfer.run.scorer:answer", signals=(signum,))
     ended = run_program("evaluate", "runs/first", folder=workplace, prepare=[strike])
     assert ended.code == code
     assert f"Stopped by {signum.name}" in ended.err

@@ -129,8 +129,8 @@ def test_the_whole_run_is_worth_comparing_with(place: Path) -> None:
             "at-the-end",
             [
                 Strike(f"{RESULT}:write_model_files"),
-                Strike(f"{RESULT}:save_predictions"),
-                Strike(f"{RESULT}:save_predictions", after=True),
+                Strike(f"{RESULT}:write_predictions"),
+                Strike(f"{RESULT}:write_predictions", after=True),
             ],
             id="result",
         ),
