@@ -40,13 +40,15 @@ UNSEEN_MARGIN = 50.0
 class LogisticProbe:
     """Hold what logistic regression answers: `logits` (N, K) float32 on the test images.
 
-    `val_top1` in percent belongs to `c`, fitted without the validation images; `tried` has the
-    figure of every C. `at_edge`: the best C is the last of the grid. `converged`: the final fit.
+    `val_top1` in percent and `val_loss` belong to `c`, fitted without the validation images;
+    `tried` has the top-1 of every C. `at_edge`: the best C is the last of the grid.
+    `converged`: the final fit.
     """
 
     logits: NDArray[np.float32]
     c: float
     val_top1: float
+    val_loss: float
     tried: dict[float, float]
     at_edge: bool
     converged: bool
@@ -100,6 +102,7 @@ def logistic_probe(
         logits=_logits(model, scale(test), num_classes),
         c=best,
         val_top1=tried[best][0],
+        val_loss=-tried[best][1],
         tried={c: top1 for c, (top1, _) in sorted(tried.items())},
         at_edge=not COARSE_GRID[0] < best < COARSE_GRID[-1],
         converged=int(model.n_iter_.max()) < MAX_ITERATIONS,

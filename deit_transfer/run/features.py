@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import Module
 
@@ -41,7 +42,10 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
 
 # to be raised whenever the same description would mean other features
-FORMAT = 1
+FORMAT = 2
+# class tokens of so many last blocks, as DINO's linear probe of small networks reads them
+# (Caron et al. 2021, arXiv 2104.14294, appendix F.2)
+LAST_BLOCKS = 4
 DIGEST_BYTES = 16
 # a kill that cannot be caught costs no more than this
 KEEP_EVERY_S = 300.0
@@ -54,13 +58,13 @@ Progress = Callable[[int, int], None]
 class Features:
     """Hold the embeddings of N images, and what they cost.
 
-    `values` (N, E, D) float32; rows of an image that could not be read are not numbers. `names`
-    has the E embeddings. `computed` images were shown to the network now, in `seconds`;
-    `kept_seconds` is what the others had taken when they were.
+    `values` (N, E, D) float32; rows of an image that could not be read are not numbers. `named`
+    says which of the E embeddings, side by side, each probe reads. `computed` images were shown to
+    the network now, in `seconds`; `kept_seconds` is what the others had taken when they were.
     """
 
     values: NDArray[np.float32]
-    names: tuple[str, ...]
+    named: dict[str, tuple[int, ...]]
     computed: int
     seconds: float
     kept_seconds: float
@@ -132,22 +136,32 @@ def extract_features(
         raise DataError("None of the images can be read", hint="deit-transfer data check DATASET")
     return Features(
         values=values,
-        names=embedding_names(classifier),
+        named=named_embeddings(classifier),
         computed=len(missing),
         seconds=time.monotonic() - began,
         kept_seconds=float(known.seconds[rows[kept]].sum()),
     )
 
 
-def embedding_names(classifier: Classifier) -> tuple[str, ...]:
-    """Name the embeddings of a network: those of its tokens, or the one that its head reads."""
-    return ("class", "distil") if classifier.distilled else ("head input",)
+def named_embeddings(classifier: Classifier) -> dict[str, tuple[int, ...]]:
+    """Return what a probe reads, by name: the embeddings of `embeddings` that it sets side by side.
+
+    Both tokens of a distilled network alone and together; the class token of any other vision
+    transformer after the last block and after the last few; else what the head reads.
+    """
+    if classifier.distilled:
+        return {"class": (0,), "distil": (1,), "both": (0, 1)}
+    if _has_one_token(classifier.backbone):
+        count = _last_blocks(classifier.backbone)
+        return {"class": (count - 1,), f"last {count} blocks": tuple(range(count))}
+    return {"head input": (0,)}
 
 
 def embeddings(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return what the heads read (B, E, D): the final tokens, or the pooled features.
+    """Return the embeddings (B, E, D) of images: final tokens, or the pooled features.
 
-    Of a plain vision transformer that is the final, normalised class token.
+    Of a plain vision transformer they are the class token after each of its last blocks, under
+    the final norm; the last of them is what its head reads.
 
     Args:
         classifier: Any network.
@@ -156,8 +170,31 @@ def embeddings(classifier: Classifier, images: Tensor) -> Tensor:
     if classifier.distilled:
         return classifier.forward_tokens(images)  # (B, 2, D)
     backbone: Any = classifier.backbone
+    if _has_one_token(backbone):
+        blocks = backbone.forward_intermediates(
+            images,
+            indices=_last_blocks(backbone),
+            norm=True,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
+            intermediates_only=True,
+        )
+        return torch.stack([tokens[:, 0] for _patches, tokens in blocks], dim=1)  # (B, E, D)
     pooled = backbone.forward_head(backbone.forward_features(images), pre_logits=True)  # (B, D)
     return pooled.flatten(1)[:, None]  # (B, 1, D)
+
+
+def _has_one_token(backbone: Any) -> bool:
+    """Say whether a network's head reads one class token."""
+    return (
+        isinstance(backbone, VisionTransformer)
+        and backbone.global_pool == "token"
+        and backbone.num_prefix_tokens == 1
+    )
+
+
+def _last_blocks(backbone: Any) -> int:
+    return min(LAST_BLOCKS, len(backbone.blocks))
 
 
 def describe_view(

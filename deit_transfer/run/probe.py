@@ -65,7 +65,6 @@ from deit_transfer.run.workdir import (
 )
 
 # both side by side
-CONCATENATED = "both"
 # held out for the choice where a recipe holds nothing out: the schema's own default
 CARVED = 0.1
 GO_ON = "features computed so far are kept: run the same command again to go on"
@@ -212,7 +211,7 @@ def probe_arm(
             for name, values in _named_embeddings(features).items()
         ]
         fit_seconds = time.monotonic() - fits_began
-    best = max(rows, key=lambda row: row.logistic.val_top1)
+    best = max(rows, key=lambda row: (row.logistic.val_top1, -row.logistic.val_loss))
     nearest = max(rows, key=lambda row: row.neighbours.val_top1)
     seconds_now = time.monotonic() - began
     feature_seconds = features.seconds + features.kept_seconds
@@ -308,11 +307,11 @@ def _splits_to_choose_on(inputs: Inputs, recipe: Recipe) -> tuple[ImageSet, Imag
 
 
 def _named_embeddings(features: Features) -> dict[str, NDArray[np.float32]]:
-    """Return each embedding (N, D), and two of them side by side as a third (N, 2 D)."""
-    named = {name: features.values[:, i] for i, name in enumerate(features.names)}
-    if len(named) > 1:
-        named[CONCATENATED] = features.values.reshape(len(features.values), -1)
-    return named
+    """Return what each probe reads (N, its embeddings x D)."""
+    return {
+        name: features.values[:, list(places)].reshape(len(features.values), -1)
+        for name, places in features.named.items()
+    }
 
 
 def _fit(

@@ -23,7 +23,13 @@ from deit_transfer.models.classifier import Classifier, build_classifier
 from deit_transfer.models.start import StartWeights
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.report.probe import probe_table
-from deit_transfer.run.features import Features, backbone_digest, embeddings, extract_features
+from deit_transfer.run.features import (
+    Features,
+    backbone_digest,
+    embeddings,
+    extract_features,
+    named_embeddings,
+)
 from deit_transfer.run.inputs import load_inputs
 from deit_transfer.run.probe import Probed, probe_arm
 from deit_transfer.run.stored import UNDECIDED
@@ -72,9 +78,24 @@ def test_features_are_what_the_heads_read(name: str) -> None:
         found, heads = embeddings(classifier, images), classifier(images)
     own = classifier.backbone.get_classifier()
     class_head, distil_head = own if classifier.distilled else (own, None)
-    torch.testing.assert_close(class_head(found[:, 0]), heads.class_logits)
+    read = next(iter(named_embeddings(classifier).values()))[0]
+    torch.testing.assert_close(class_head(found[:, read]), heads.class_logits)
     if distil_head is not None:
         torch.testing.assert_close(distil_head(found[:, 1]), heads.distil_logits)
+
+
+def test_the_last_blocks_are_the_class_tokens_after_them_under_the_final_norm() -> None:
+    classifier = network("deit_micro")
+    backbone, images = classifier.backbone, torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        found = embeddings(classifier, images)  # (B, 4, D)
+        tokens = backbone.norm_pre(
+            backbone.patch_drop(backbone._pos_embed(backbone.patch_embed(images)))
+        )
+        for place, block in enumerate(backbone.blocks):
+            tokens = block(tokens)
+            torch.testing.assert_close(found[:, place], backbone.norm(tokens)[:, 0])
+    assert named_embeddings(classifier) == {"class": (3,), "last 4 blocks": (0, 1, 2, 3)}
 
 
 def test_kept_features_are_those_that_were_computed(tmp_path: Path) -> None:
