@@ -7,7 +7,7 @@ import typer
 
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag
-from deit_transfer.errors import UsageError
+from deit_transfer.errors import DataError, UsageError
 
 
 def paper(
@@ -34,6 +34,10 @@ def paper(
         rows = list_tables()
         output.finish({"tables": rows}, table_list(rows))
         return
+    if runs != DEFAULT_OUT and not runs.is_dir():
+        raise DataError(
+            f"there is no folder {runs}", hint="Name the folder that holds your runs: --runs FOLDER"
+        )
     facts = paper_table(table, runs=runs)
     if out is not None:
         draw_figure(facts, out)

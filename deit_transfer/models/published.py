@@ -40,8 +40,8 @@ def find_published_weights(variant: Variant, *, cache_dir: Path | None) -> tuple
         published = [v.name for v in VARIANTS.values() if v.is_deit and v.has_published_weights]
         raise UsageError(
             f"There are no published ImageNet weights for {variant.name}.",
-            hint=f"Start it from one of your runs (--from RUN) or from nothing (--from none), "
-            f"or choose another model: {', '.join(published)}.",
+            hint=f"Start it from one of your runs (--from RUN), train it from nothing "
+            f"(deit-transfer scratch), or choose another model: {', '.join(published)}.",
         )
     import timm
 

@@ -5,6 +5,7 @@ Results are compared image by image, joined by the images' ids and the classes' 
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,8 @@ def _renumbered(stored: StoredPredictions, order: NDArray[np.int64]) -> StoredPr
     """Return answers whose class k is the one that was numbered order[k]."""
     number = np.argsort(order)
     distil = stored.distil_logits
-    return StoredPredictions(
-        ids=stored.ids,
+    return replace(
+        stored,
         labels=number[stored.labels],
         class_logits=stored.class_logits[:, order],
         distil_logits=None if distil is None else distil[:, order],

@@ -24,6 +24,7 @@ from deit_transfer.run.scorer import ask_at, open_scorer
 from deit_transfer.run.stored import (
     UNDECIDED,
     StoredPredictions,
+    image_contents,
     join_predictions,
     read_predictions,
     stored_from,
@@ -149,14 +150,18 @@ def _stored(name: str, folder: RunFolder) -> Scored:
 
 
 def _covers(folder: RunFolder, dataset: Dataset) -> bool:
-    """Say whether a run was scored on this very dataset's test images, each by its id."""
+    """Say whether a run was scored on this very dataset's test images: names and content."""
     wanted = label_fingerprint(dataset.splits, class_names=dataset.class_names)
     predictions = folder.path / PREDICTIONS_FILE
     if folder.read_json("data.json").get("label_fingerprint") != wanted:
         return False
     if not predictions.is_file():
         return False
-    return set(dataset.splits["test"].ids) == set(read_predictions(predictions).ids.tolist())
+    stored, test = read_predictions(predictions), dataset.splits["test"]
+    if set(test.ids) != set(stored.ids.tolist()):
+        return False
+    contents = stored.take(test.ids).contents
+    return contents is None or bool((contents == image_contents(test)).all())
 
 
 def _ask(

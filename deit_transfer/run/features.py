@@ -31,6 +31,7 @@ from torch.nn import Module
 
 from deit_transfer.data.cache import user_cache
 from deit_transfer.data.contract import ImageSet
+from deit_transfer.data.fingerprint import content_digests
 from deit_transfer.data.loader import eval_batches
 from deit_transfer.data.transforms import eval_transform
 from deit_transfer.engine.distributed import World
@@ -303,23 +304,9 @@ def _check_finite(found: NDArray[np.float32], classifier: Classifier, precision:
 
 def _content_digests(images: ImageSet, stop: StopSignals | None) -> list[bytes]:
     """Return what names the content of each image (N,); of one that is gone, a name of its own."""
-    digests = []
-    for index in range(len(images)):
-        if stop is not None and index % 1024 == 0:
-            stop.check()
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        try:
-            content = images.read(index)
-        except (OSError, DataError):
-            # never stored: computing it says what is wrong with it
-            digest.update(f"unreadable {index}".encode())
-        else:
-            if isinstance(content, np.ndarray):
-                digest.update(f"{content.shape}".encode())
-                content = content.tobytes()
-            digest.update(content)
-        digests.append(digest.digest())
-    return digests
+    digests = content_digests(images, tick=stop.check if stop is not None else None)
+    # never stored: computing it says what is wrong with it
+    return [digest or f"unreadable {place}".encode() for place, digest in enumerate(digests)]
 
 
 @dataclass(frozen=True, kw_only=True)

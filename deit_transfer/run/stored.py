@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from deit_transfer.batch import Heads
 from deit_transfer.data.contract import ImageSet
+from deit_transfer.data.fingerprint import content_digests
 from deit_transfer.engine.objectives import late_fusion
 from deit_transfer.engine.scoring import Predictions
 from deit_transfer.errors import DataError
 
 UNDECIDED = -1
+UNKNOWN_CONTENT = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +28,15 @@ class StoredPredictions:
     """Hold a network's answers on N images.
 
     `ids` (N,) are the images' names, each once; `labels` (N,) int64; the logits (N, K) float32.
-    An image that could not be read has logits that are not numbers.
+    An image that could not be read has logits that are not numbers. `contents` (N,) uint64 tells
+    images of one name apart; UNKNOWN_CONTENT where an image was gone, None in files without it.
     """
 
     ids: NDArray[np.str_]
     labels: NDArray[np.int64]
     class_logits: NDArray[np.float32]
     distil_logits: NDArray[np.float32] | None
+    contents: NDArray[np.uint64] | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -68,13 +72,21 @@ class StoredPredictions:
             labels=self.labels[order],
             class_logits=self.class_logits[order],
             distil_logits=None if distil is None else distil[order],
+            contents=None if self.contents is None else self.contents[order],
         )
 
 
+def image_contents(images: ImageSet) -> NDArray[np.uint64]:
+    """Return a number for the content of each image (N,), UNKNOWN_CONTENT for one that is gone."""
+    short = [(digest or bytes(8))[:8] for digest in content_digests(images)]
+    return np.frombuffer(b"".join(short), dtype="<u8").astype(np.uint64)
+
+
 def stored_from(predictions: Predictions, images: ImageSet) -> StoredPredictions:
-    """Name the images of fresh predictions."""
+    """Name the images of fresh predictions, and what is in them."""
     distil = predictions.distil_logits
     return StoredPredictions(
+        contents=image_contents(images)[predictions.indices.numpy()],
         ids=np.array([images.ids[index] for index in predictions.indices.tolist()]),
         labels=predictions.labels.numpy(),
         class_logits=predictions.class_logits.numpy(),
@@ -91,6 +103,8 @@ def write_predictions(path: Path, stored: StoredPredictions) -> None:
     }
     if stored.distil_logits is not None:
         arrays["distil_logits"] = stored.distil_logits
+    if stored.contents is not None:
+        arrays["contents"] = stored.contents
     temporary = path.with_name(f".{path.stem}.tmp.npz")
     np.savez_compressed(temporary, **arrays)
     temporary.replace(path)
@@ -111,6 +125,7 @@ def read_predictions(path: Path) -> StoredPredictions:
                 labels=stored["labels"],
                 class_logits=stored["class_logits"],
                 distil_logits=stored.get("distil_logits"),
+                contents=stored.get("contents"),
             )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(
@@ -127,7 +142,8 @@ def join_predictions(
         named: Each network's name and answers, at least one.
 
     Raises:
-        DataError: Two networks share no image, or give one image different labels.
+        DataError: Two networks share no image, or give one image different labels, or mean
+            different images by one name.
     """
     first_name, first = named[0]
     shared = set(first.ids.tolist())
@@ -141,6 +157,12 @@ def join_predictions(
     ids = [name for name in first.ids.tolist() if name in shared]
     joined = [stored.take(ids) for _, stored in named]
     for (name, _), stored in zip(named[1:], joined[1:], strict=True):
+        if other := other_contents(joined[0], stored):
+            raise DataError(
+                f"{first_name} and {name} were scored on different images: {len(other):,} have the "
+                f"same names but not the same content, such as {other[0]}",
+                hint="Score all on one dataset: deit-transfer disagree RUN RUN --on DATASET",
+            )
         differing = np.flatnonzero(stored.labels != joined[0].labels)
         if len(differing):
             raise DataError(
@@ -150,3 +172,11 @@ def join_predictions(
                 "dataset",
             )
     return joined
+
+
+def other_contents(first: StoredPredictions, second: StoredPredictions) -> list[str]:
+    """Return the ids whose images differ; both hold the same ids in the same order."""
+    if first.contents is None or second.contents is None:
+        return []
+    known = (first.contents != UNKNOWN_CONTENT) & (second.contents != UNKNOWN_CONTENT)
+    return first.ids[known & (first.contents != second.contents)].tolist()

@@ -177,6 +177,11 @@ def create_numbered_folder(out: Path, name: str) -> RunFolder:
 def open_run(path: Path | str) -> RunFolder:
     """Return an existing run; raises DataError where there is none."""
     folder = RunFolder(Path(path))
+    if not folder.path.exists():
+        raise DataError(
+            f"There is no run in {path}: the folder does not exist",
+            hint="deit-transfer runs list shows the runs below a folder",
+        )
     if not folder.is_run:
         raise DataError(
             f"{path} is not a run folder: it has no {RECIPE_FILE}",

@@ -70,7 +70,7 @@ NAMES = [
     Case((*SCRATCH, "--epoch=3"), USAGE, ("No such option: --epoch", "--epochs")),
     Case(("recipes", "show", "digit"), USAGE, ("no recipe 'digit'",), "recipes list"),
     Case(("runs", "show", "photos"), DATA, ("photos is not a run folder",), "runs list"),
-    Case(("evaluate", "runs/nope"), DATA, ("runs/nope is not a run folder",), "runs list"),
+    Case(("evaluate", "runs/nope"), DATA, ("There is no run in runs/nope",), "runs list"),
 ]
 
 VALUES = [

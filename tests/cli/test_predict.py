@@ -117,7 +117,7 @@ def test_synsets_are_told_in_words_and_heads_apart(tmp_path: Path) -> None:
     ("command", "code", "said"),
     [
         (("nowhere", "photos"), USAGE, "Unknown model 'nowhere'"),
-        (("runs/nope", "photos"), DATA, "is not a run folder"),
+        (("runs/nope", "photos"), DATA, "There is no run in runs/nope"),
         ((RUN, "photos/nothing.png"), DATA, "There is no photos/nothing.png"),
         ((RUN, "empty"), DATA, "There is no image in empty"),
         ((RUN, "photos", "--heads=distil"), USAGE, "no distillation head"),

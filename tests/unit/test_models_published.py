@@ -186,5 +186,5 @@ def test_a_damaged_cached_file_is_refused(tmp_path: Path) -> None:
 def test_the_micro_networks_have_no_published_weights(name: str) -> None:
     with pytest.raises(UsageError, match="no published ImageNet weights") as caught:
         read_start("imagenet", model_name=name)
-    assert "--from none" in caught.value.hint
+    assert "deit-transfer scratch" in caught.value.hint
     assert "deit_tiny_patch16_224" in caught.value.hint
