@@ -1,4 +1,4 @@
-"""Own the account of a step whose loss or gradient is not a number; loop decides and acts."""
+"""Own the account of a step whose loss or gradient is not a number; step judges and loop acts."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -19,8 +19,9 @@ from deit_transfer.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from deit_transfer.engine.divergence import NonFinite
 from deit_transfer.engine.ema import Ema
-from deit_transfer.engine.loop import NonFinite, StepReport
+from deit_transfer.engine.loop import StepReport
 from deit_transfer.engine.scoring import Predictions, Scores, head_scores
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.run import assemble

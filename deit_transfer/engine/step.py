@@ -1,0 +1,268 @@
+"""Own one optimizer update: the gradient of a whole global batch, and whether it counts.
+
+It fits the forward passes to the memory there is, and leaves everything as it was when the loss or
+the gradient is not finite; what happens then is for loop to say.
+Shapes: B images of one micro-batch, b of one forward pass (b = B unless memory ran out), K classes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from deit_transfer.batch import Batch, Heads
+from deit_transfer.engine.distributed import (
+    World,
+    average_batch_norm,
+    batch_norm_statistics,
+    sum_gradients,
+)
+from deit_transfer.engine.ema import Ema
+from deit_transfer.engine.memory import is_out_of_memory
+from deit_transfer.engine.objectives import Objective, late_fusion
+from deit_transfer.engine.precision import Precision
+from deit_transfer.engine.schedule import apply_lr
+from deit_transfer.engine.seed import seed_preparation, seed_step
+from deit_transfer.errors import ResourceError
+
+Prepare = Callable[[Batch], tuple[Tensor, Tensor]]
+TeacherAnswer = Callable[[Tensor, Batch], Tensor]
+
+# An fp16 scaler starts at 65536 and halves at each overflow; below 1 it is no longer searching for
+# a scale, the gradients themselves are too large.
+MIN_LOSS_SCALE = 1.0
+
+
+class StepBatches(Protocol):
+    """What the loader delivers for one step: this process's share of the global batch."""
+
+    @property
+    def micro_batches(self) -> Sequence[Batch]: ...
+    @property
+    def numbers(self) -> Sequence[int]: ...
+    @property
+    def global_batch_size(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+
+
+@dataclass(kw_only=True)
+class Learner:
+    """What stays the same from step to step; only forward_size may shrink."""
+
+    model: nn.Module
+    prepare: Prepare
+    objective: Objective
+    optimizer: Optimizer
+    precision: Precision
+    scaler: GradScaler
+    ema: Ema | None
+    device: torch.device
+    seed: int
+    augment_seed: int
+    teacher: TeacherAnswer | None
+    clip_grad_norm: float | None
+    forward_size: int | None
+    world: World
+
+    def trainable(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def largest_forward(self, work: StepBatches) -> int:
+        largest = max(len(batch.labels) for batch in work.micro_batches)
+        return min(largest, self.forward_size or largest)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one step, over the global batch; `diverged` counts against the policy."""
+
+    applied: bool
+    diverged: bool
+    loss: float
+    grad_norm: float
+    suspects: list[int]  # of this process: positions of micro-batches with a non-finite loss
+    teacher_agreement: float | None
+    teacher_top1: float | None
+
+
+@dataclass
+class _Sums:
+    """What a step's forward passes add up to, on the device; each loss weighted by its share."""
+
+    losses: list[Tensor] = field(default_factory=list)  # one per micro-batch
+    teacher_right: list[Tensor] = field(default_factory=list)
+    teacher_followed: list[Tensor] = field(default_factory=list)
+
+
+def train_step(learner: Learner, work: StepBatches, lr: float) -> Outcome:
+    """Make one update from the gradient of the whole global batch, unless it is not finite.
+
+    Args:
+        learner: What is trained, and how. Its forward_size halves when memory runs out.
+        work: This process's share of the step.
+        lr: Of this step, before layer decay.
+
+    Raises:
+        ResourceError: Memory ran out at one image per forward pass.
+    """
+    apply_lr(learner.optimizer, lr)
+    learner.model.train()
+    statistics = [s.clone() for s in batch_norm_statistics(learner.model)]
+    sums = _gradients_within_memory(learner, work, statistics)
+    sum_gradients(learner.trainable(), learner.world)
+    learner.scaler.unscale_(learner.optimizer)
+    grad_norm = _clipped_norm(learner.trainable(), learner.clip_grad_norm)
+    outcome = _judge(learner, work, sums, grad_norm)
+    if outcome.applied:
+        learner.scaler.step(learner.optimizer)
+        share = sum(len(batch.labels) for batch in work.micro_batches) / work.global_batch_size
+        average_batch_norm(learner.model, learner.world, weight=share)
+        if learner.ema:
+            learner.ema.update(learner.model)
+    else:
+        _restore_statistics(learner.model, statistics)
+    learner.scaler.update()
+    return outcome
+
+
+def _gradients_within_memory(
+    learner: Learner, work: StepBatches, statistics: list[Tensor]
+) -> _Sums:
+    """Accumulate the gradients, with smaller and smaller forward passes until they fit."""
+    while True:
+        learner.optimizer.zero_grad(set_to_none=True)
+        try:
+            return _accumulate(learner, work)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error)
+        # Outside of `except`: the traceback would keep the failed pass's tensors alive.
+        largest = learner.largest_forward(work)
+        if largest == 1:
+            raise ResourceError(
+                f"out of memory at one image per forward pass (step {work.step}): {message}",
+                hint="choose a smaller model or resolution, or free the device's memory",
+            )
+        learner.forward_size = largest // 2
+        _restore_statistics(learner.model, statistics)
+        if learner.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _accumulate(learner: Learner, work: StepBatches) -> _Sums:
+    """Add up the gradients of all micro-batches, each image weighted 1 / global batch."""
+    if not work.micro_batches:
+        raise ValueError(f"process {learner.world.rank} got no micro-batch at step {work.step}")
+    sums = _Sums()
+    for number, batch in zip(work.numbers, work.micro_batches, strict=True):
+        seed_preparation(learner.augment_seed, work.step, number)
+        on_device = batch._replace(
+            images=batch.images.to(learner.device, non_blocking=True),
+            labels=batch.labels.to(learner.device, non_blocking=True),
+        )
+        images, targets = learner.prepare(on_device)  # (B, 3, H, W), (B, K)
+        seed_step(learner.seed, work.step, number)
+        size = learner.forward_size or len(targets)
+        losses = [
+            _forward_backward(
+                learner,
+                images[rows],
+                targets[rows],
+                _part(on_device, rows),
+                sums,
+                weight=len(targets[rows]) / work.global_batch_size,
+            )
+            for rows in (slice(at, at + size) for at in range(0, len(targets), size))
+        ]
+        sums.losses.append(torch.stack(losses).sum())
+    return sums
+
+
+def _forward_backward(
+    learner: Learner,
+    images: Tensor,
+    targets: Tensor,
+    batch: Batch,
+    sums: _Sums,
+    *,
+    weight: float,
+) -> Tensor:
+    """Add one forward pass's weighted gradient, and return its weighted loss."""
+    teacher_logits = None
+    with learner.precision.autocast():
+        if learner.teacher:
+            with torch.no_grad():
+                teacher_logits = learner.teacher(images, batch)  # (b, K)
+        heads: Heads = learner.model(images)  # (b, K) each
+    loss = learner.objective(heads, targets, teacher_logits) * weight
+    learner.scaler.scale(loss).backward()
+    if teacher_logits is not None:
+        decisions = teacher_logits.argmax(dim=-1)  # (b,)
+        sums.teacher_right.append((decisions == targets.argmax(dim=-1)).sum())
+        with torch.no_grad():
+            student_decisions = late_fusion(heads).argmax(dim=-1)  # (b,)
+        sums.teacher_followed.append((decisions == student_decisions).sum())
+    return loss.detach()
+
+
+def _clipped_norm(parameters: list[nn.Parameter], clip_grad_norm: float | None) -> Tensor:
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if clip_grad_norm is not None:
+        clip_grads_with_norm_(parameters, clip_grad_norm, norm)
+    return norm
+
+
+def _judge(learner: Learner, work: StepBatches, sums: _Sums, grad_norm: Tensor) -> Outcome:
+    """Read the step's numbers, one transfer for all, and decide whether it counts.
+
+    Every process reads the same sums, so all decide alike.
+    """
+    zero = torch.zeros((), device=learner.device)
+    own = torch.stack(
+        [
+            torch.stack(sums.losses).sum(),
+            sum(sums.teacher_right, zero).float(),
+            sum(sums.teacher_followed, zero).float(),
+        ]
+    )
+    total = learner.world.sum_(own.clone())
+    read = torch.cat([total, grad_norm.float().reshape(1), torch.stack(sums.losses)]).tolist()
+    loss, right, followed, norm = read[:4]
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    scaler = learner.scaler
+    overflowed = math.isfinite(loss) and not finite and scaler.is_enabled()
+    searching = overflowed and scaler.get_scale() >= MIN_LOSS_SCALE
+    images = work.global_batch_size
+    return Outcome(
+        applied=finite,
+        diverged=not finite and not searching,
+        loss=loss,
+        grad_norm=norm,
+        suspects=[i for i, own_loss in enumerate(read[4:]) if not math.isfinite(own_loss)],
+        teacher_agreement=followed / images if learner.teacher else None,
+        teacher_top1=right / images if learner.teacher else None,
+    )
+
+
+def _restore_statistics(model: nn.Module, statistics: list[Tensor]) -> None:
+    for buffer, saved in zip(batch_norm_statistics(model), statistics, strict=True):
+        buffer.copy_(saved)
+
+
+def _part(batch: Batch, rows: slice) -> Batch:
+    return batch._replace(
+        images=batch.images[rows],
+        labels=batch.labels[rows],
+        indices=batch.indices[rows],
+        repetitions=batch.repetitions[rows],
+    )
