@@ -20,12 +20,7 @@ from deit_transfer.run.arms import (
     with_equal_images,
     with_seed,
 )
-from deit_transfer.run.comparison_files import (
-    COMPARISON_FILE,
-    FIGURE_FILE,
-    refuse_taken_name,
-    write_comparison,
-)
+from deit_transfer.run.comparison_files import refuse_taken_name, write_comparison
 from deit_transfer.run.fractions import (
     as_size,
     at_fraction,
@@ -43,8 +38,6 @@ from deit_transfer.run.probing import probe_or_reuse
 from deit_transfer.run.ready import GO_ON, Ready, check_all, read_starts, shared_inputs
 from deit_transfer.run.soup import SOUP, make_soup
 from deit_transfer.run.trials import Trained, answers_on_test, train_or_reuse
-
-__all__ = ["COMPARISON_FILE", "FIGURE_FILE", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,51 +107,28 @@ def compare(
     )
     with StopSignals(before_exit=observer.leave, hint=GO_ON) as stop:
         plans = _plan_sizes(chosen, shares, budget, stop=stop, observer=observer)
-        largest = plans[-1]
-        recipes = _recipes(largest.arms)
-        starts = check_all(recipes, largest.inputs, stop=stop, known=read_starts(recipes))
+        recipes = _recipes(plans[-1].arms)
+        starts = check_all(recipes, plans[-1].inputs, stop=stop, known=read_starts(recipes))
 
-    # Every size, every seed, every arm
+    # Every size, every seed, every arm, and the average of the fine-tuned runs
     trained: list[dict[str, list[Trained]]] = []
     for plan in plans:
         size = f", {100 * plan.fraction:g}% of the labels" if len(plans) > 1 else ""
-        trained.append(
-            _train_size(
-                plan,
-                Ready(plan.inputs, starts),
-                seeds=seeds,
-                out=out,
-                size=size,
-                observer=observer,
-            )
-        )
-        if soup and (members := _soup_members(trained[-1])):
-            arm = next(arm for arm in plan.arms if arm.name == FINETUNE)
-            observer.note(f"\n{SOUP} of the {len(members)} fine-tuned runs{size}")
-            trained[-1][SOUP] = [
-                make_soup(members, arm.recipe, plan.inputs, out=out, observer=observer)
-            ]
+        ready = Ready(plan.inputs, starts)
+        runs = _train_size(plan, ready, seeds=seeds, out=out, size=size, observer=observer)
+        if soup and len(runs.get(FINETUNE, ())) > 1:
+            runs[SOUP] = [_make_soup(runs[FINETUNE], plan, out=out, size=size, observer=observer)]
+        trained.append(runs)
 
     # What they say: the largest size as a comparison of its own, all of them as curves
-    measured = [
-        [_arm_runs(arm, runs, plan) for arm, runs in by_arm.items()]
-        for plan, by_arm in zip(plans, trained, strict=True)
-    ]
-    leading = _leading(chosen)
-    comparison = build_comparison(
-        arms=measured[-1],
-        dataset=largest.inputs.name,
-        model=leading.recipe.model.name,
-        start=start_name or Path(leading.recipe.model.start).name,
-        budget=budget,
+    comparison = _read_off(
+        plans,
+        trained,
+        leading=_leading(chosen),
         labels=[*labels, *_cautions(plans, chosen)],
+        budget=budget,
+        start_name=start_name,
     )
-    comparison |= {
-        "counts": largest.inputs.counts,
-        "data_fingerprint": largest.inputs.fingerprint,
-    }
-    if len(plans) > 1:
-        comparison["label_efficiency"] = _efficiency(plans, measured)
     return write_comparison(
         comparison,
         runs=trained[-1],
@@ -226,9 +196,42 @@ def _train_size(
     return trained
 
 
-def _soup_members(trained: Mapping[str, Sequence[Trained]]) -> Sequence[Trained]:
-    runs = trained.get(FINETUNE, ())
-    return runs if len(runs) > 1 else ()
+def _make_soup(
+    members: Sequence[Trained], plan: SizePlan, *, out: Path, size: str, observer: Observer
+) -> Trained:
+    """Average the weights of the fine-tuned runs of one size."""
+    recipe = next(arm.recipe for arm in plan.arms if arm.name == FINETUNE)
+    observer.note(f"\n{SOUP} of the {len(members)} fine-tuned runs{size}")
+    return make_soup(members, recipe, plan.inputs, out=out, observer=observer)
+
+
+def _read_off(
+    plans: Sequence[SizePlan],
+    trained: Sequence[Mapping[str, Sequence[Trained]]],
+    *,
+    leading: Arm,
+    labels: Sequence[str],
+    budget: Budget,
+    start_name: str | None,
+) -> dict[str, Any]:
+    """Return the comparison object of the runs of every size."""
+    measured = [
+        [_arm_runs(arm, runs, plan) for arm, runs in by_arm.items()]
+        for plan, by_arm in zip(plans, trained, strict=True)
+    ]
+    largest = plans[-1].inputs
+    comparison = build_comparison(
+        arms=measured[-1],
+        dataset=largest.name,
+        model=leading.recipe.model.name,
+        start=start_name or Path(leading.recipe.model.start).name,
+        budget=budget,
+        labels=labels,
+    )
+    comparison |= {"counts": largest.counts, "data_fingerprint": largest.fingerprint}
+    if len(plans) > 1:
+        comparison["label_efficiency"] = _efficiency(plans, measured)
+    return comparison
 
 
 def _recipes(arms: Sequence[Arm]) -> dict[str, Recipe]:
