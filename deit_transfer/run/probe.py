@@ -17,7 +17,7 @@ that they had taken, so that it says what the arm costs from nothing; `seconds_n
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,7 @@ from deit_transfer.run.features import Features, extract_features, features_fold
 from deit_transfer.run.inputs import Inputs, load_inputs
 from deit_transfer.run.result import score_facts
 from deit_transfer.run.stored import StoredPredictions, stored_from, write_predictions
+from deit_transfer.run.subject import split_model_start
 from deit_transfer.run.workdir import (
     PREDICTIONS_FILE,
     RECIPE_FILE,
@@ -64,7 +65,6 @@ from deit_transfer.run.workdir import (
     open_run,
 )
 
-# both side by side
 # held out for the choice where a recipe holds nothing out: the schema's own default
 CARVED = 0.1
 GO_ON = "features computed so far are kept: run the same command again to go on"
@@ -210,39 +210,20 @@ def probe_arm(
             _fit(name, values, train, val, inputs=inputs, stop=stop)
             for name, values in _named_embeddings(features).items()
         ]
-        fit_seconds = time.monotonic() - fits_began
+    ended = time.monotonic()
     best = max(rows, key=lambda row: (row.logistic.val_top1, -row.logistic.val_loss))
-    nearest = max(rows, key=lambda row: row.neighbours.val_top1)
-    seconds_now = time.monotonic() - began
-    feature_seconds = features.seconds + features.kept_seconds
     result = {
         "mode": "probe",
         "dataset": inputs.name,
         "model": recipe.model.name,
         "start": start.origin,
         "seed": recipe.run.seed,
-        **score_facts(best.predictions, inputs.test),
         "headline": recipe.data.headline,
-        "embedding": best.name,
-        "C": best.logistic.c,
-        "val_top1": best.logistic.val_top1,
-        "knn_top1": nearest.knn_top1,
-        "knn_top1_ci95": nearest.knn_interval,
-        "knn_embedding": nearest.name,
-        "k": nearest.neighbours.k,
-        "votes": nearest.neighbours.weighing,
-        "knn_val_top1": nearest.neighbours.val_top1,
-        "embeddings": [row.facts(inputs.test) for row in rows],
+        **_chosen_facts(rows, best, inputs.test),
         "selected_on": how,
-        "seconds": seconds_now + features.kept_seconds,
-        "seconds_now": seconds_now,
-        "feature_seconds": feature_seconds,
-        "fit_seconds": fit_seconds,
+        **_cost(features, seconds_now=ended - began, fit_seconds=ended - fits_began),
         "images_seen": len(train) + len(val),
-        "images_per_second": len(features.values) / max(feature_seconds, 1e-9),
         "epochs": 1,
-        "features_computed": features.computed,
-        "features_kept": len(features.values) - features.computed,
         "cache": str(cache or features_folder()),
         "resolution": classifier.resolution,
         "counts": {"train": len(train), "val": len(val), "test": len(inputs.test)},
@@ -272,14 +253,8 @@ def _read_subject(text: str) -> _Subject:
         start = read_start(str(folder.path), model_name=model.name)
         trained_on = folder.read_json(RESULT_FILE).get("dataset")
         return _Subject(model.name, start, model.resolution, trained_on)
-    name, _, weights = text.partition("=")
-    if "/" in name:
-        raise UsageError(
-            f"There is no run in {text}, and no network has this name",
-            hint="deit-transfer runs list shows the runs below a folder; a network is named as "
-            "in deit_tiny_patch16_224, or deit_tiny_patch16_224=WEIGHTS.safetensors",
-        )
-    return _Subject(name, read_start(weights or IMAGENET, model_name=name))
+    name, weights = split_model_start(text)
+    return _Subject(name, read_start(weights, model_name=name))
 
 
 def _network(
@@ -360,6 +335,38 @@ def _fit(
         knn_top1=100 * float(right.mean()),
         knn_interval=[interval.low, interval.high],
     )
+
+
+def _chosen_facts(rows: Sequence[Row], best: Row, test: ImageSet) -> dict[str, Any]:
+    """Return the scores of both probes, each of the embedding that validation prefers for it."""
+    nearest = max(rows, key=lambda row: row.neighbours.val_top1)
+    return {
+        **score_facts(best.predictions, test),
+        "embedding": best.name,
+        "C": best.logistic.c,
+        "val_top1": best.logistic.val_top1,
+        "knn_top1": nearest.knn_top1,
+        "knn_top1_ci95": nearest.knn_interval,
+        "knn_embedding": nearest.name,
+        "k": nearest.neighbours.k,
+        "votes": nearest.neighbours.weighing,
+        "knn_val_top1": nearest.neighbours.val_top1,
+        "embeddings": [row.facts(test) for row in rows],
+    }
+
+
+def _cost(features: Features, *, seconds_now: float, fit_seconds: float) -> dict[str, Any]:
+    """Return what the probe takes from nothing, and what of it was done now."""
+    feature_seconds = features.seconds + features.kept_seconds
+    return {
+        "seconds": seconds_now + features.kept_seconds,
+        "seconds_now": seconds_now,
+        "feature_seconds": feature_seconds,
+        "fit_seconds": fit_seconds,
+        "images_per_second": len(features.values) / max(feature_seconds, 1e-9),
+        "features_computed": features.computed,
+        "features_kept": len(features.values) - features.computed,
+    }
 
 
 def _notes(report: LoadReport | None, classifier: Classifier, rows: list[Row]) -> list[str]:

@@ -53,15 +53,9 @@ def open_subject(text: str, *, device: torch.device) -> Subject:
             folder=folder,
             recipe=load_recipe(str(folder.path / RECIPE_FILE)),
         )
-    name, _, start = text.partition("=")
-    if "/" in name and not start:
-        raise UsageError(
-            f"There is no run in {text}, and no network has this name",
-            hint="deit-transfer runs list shows the runs below a folder; a network is named as "
-            "in deit_tiny_patch16_224, or deit_tiny_patch16_224=WEIGHTS.safetensors",
-        )
+    name, start = split_model_start(text)
     classifier = build_classifier(name=name, num_classes=IMAGENET_CLASSES)
-    weights = read_start(start or IMAGENET, model_name=name)
+    weights = read_start(start, model_name=name)
     load_start(classifier, weights, keep_head=True)
     return Subject(
         name=name,
@@ -70,3 +64,22 @@ def open_subject(text: str, *, device: torch.device) -> Subject:
         folder=None,
         recipe=None,
     )
+
+
+def split_model_start(text: str) -> tuple[str, str]:
+    """Split `MODEL` or `MODEL=START` into a network's name and what it starts from.
+
+    Args:
+        text: What is no folder; without START it is the published weights.
+
+    Raises:
+        UsageError: The name is a path: a run was meant that is not there.
+    """
+    name, _, start = text.partition("=")
+    if "/" in name:
+        raise UsageError(
+            f"There is no run in {text}, and no network has this name",
+            hint="deit-transfer runs list shows the runs below a folder; a network is named as "
+            "in deit_tiny_patch16_224, or deit_tiny_patch16_224=WEIGHTS.safetensors",
+        )
+    return name, start or IMAGENET
