@@ -231,3 +231,71 @@ def test_a_missing_file_is_an_image_error(tmp_path):
 def test_pixels_in_memory_pass_unchanged():
     images = ImageSet.from_arrays(RAMP[None], np.array([0]))
     np.testing.assert_array_equal(read_rgb(images, 0), RAMP)
+
+
+def smooth(height, width):
+    """Return a picture with soft edges, which chroma subsampling and progression act on."""
+    y, x = np.mgrid[:height, :width]
+    planes = [127 + 120 * np.sin((k + 2) * x / 17 + y / (9 + k)) for k in range(3)]
+    return Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
+
+
+JPEG_KINDS = {
+    "4:2:0": {"subsampling": 2, "quality": 60},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0, "quality": 95},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+}
+
+
+@pytest.mark.parametrize("options", JPEG_KINDS.values(), ids=JPEG_KINDS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(1, 1), (33, 17), (120, 91)])
+def test_a_jpegs_pixels_are_pillows_bit_for_bit(options, mode, size):
+    data = encode(smooth(*size).convert(mode), "JPEG", **options)
+    np.testing.assert_array_equal(rgb(data), decode_image(data, apply_exif=False).pixels)
+
+
+def damage(data, rule):
+    middle, noise = len(data) // 2, np.random.default_rng(0).bytes(200)
+    return {
+        "cut in half": data[:middle],
+        "cut at the very end": data[:-2],
+        "end marker overwritten": data[:-2] + bytes(10),
+        "longer than the picture": data + noise,
+        "header only": data[:200],
+        "zeros inside": data[:middle] + bytes(200) + data[middle + 200 :],
+        "markers inside": data[:middle] + b"\xff" * 200 + data[middle + 200 :],
+        "noise inside": data[:middle] + noise + data[middle + 200 :],
+    }[rule]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *("cut in half", "cut at the very end", "end marker overwritten"),
+        *("longer than the picture", "header only", "zeros inside", "markers inside"),
+        "noise inside",
+    ],
+)
+def test_a_damaged_jpeg_ends_as_with_pillow(rule):
+    data = damage(encode(smooth(120, 91), "JPEG", quality=95), rule)
+
+    def outcome(decode):
+        try:
+            return decode(data)
+        except ImageError as error:
+            return str(error)
+
+    ours = outcome(rgb)
+    pillows = outcome(lambda data: decode_image(data, apply_exif=False).pixels)
+    assert type(ours) is type(pillows)
+    np.testing.assert_array_equal(ours, pillows)
+
+
+def test_a_sound_jpeg_is_not_decoded_by_pillow(monkeypatch):
+    data = encode(smooth(20, 30), "JPEG")
+    expected = rgb(data)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("Pillow decoded it"))
+    np.testing.assert_array_equal(rgb(data), expected)
