@@ -7,12 +7,11 @@ where the hardware computes in it. Ours is the program's own `predict`, with wha
 Images are in memory, decoded and resized, on every side.
 """
 
-import argparse
 from functools import partial
 
 import timm
 import torch
-from machine import Work, print_rates, time_in_turns, wait_for
+from machine import Work, time_against_timm, wait_for
 
 from deit_transfer.batch import Batch
 from deit_transfer.data.preparation import normalise
@@ -84,31 +83,14 @@ def our_scoring(*, name: str, batch_size: int, resolution: int, device_name: str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="deit_tiny_patch16_224")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--resolution", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    given = parser.parse_args()
-    shared = {
-        "name": given.model,
-        "batch_size": given.batch_size,
-        "resolution": given.resolution,
-        "device_name": given.device,
-    }
-    precision = resolve_precision("auto", resolve_device(given.device))
-    sides = {"timm, default (fp32)": partial(timm_scoring, **shared, autocast=False)}
-    if precision.name != "fp32":
-        best = f"timm, best flags ({precision.name})"
-        sides[best] = partial(timm_scoring, **shared, autocast=True)
-    sides["ours"] = partial(our_scoring, **shared)
-    seconds = time_in_turns(sides, rounds=given.rounds)
-    print_rates(
-        f"Scoring: {given.model}, {given.resolution} px, batch {given.batch_size}",
-        seconds,
-        images=NUM_BATCHES * given.batch_size,
-        ours="ours",
+    time_against_timm(
+        "Scoring",
+        about=__doc__.splitlines()[0],
+        timm_side=timm_scoring,
+        our_side=our_scoring,
+        batch_size=128,
+        rounds=5,
+        batches=NUM_BATCHES,
     )
 
 

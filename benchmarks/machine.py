@@ -1,11 +1,13 @@
 """Own what every benchmark shares: naming the machine, timing in turns, printing a ratio."""
 
+import argparse
 import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import numpy
 import timm
 import torch
 import torchvision
+
+from deit_transfer.engine.precision import resolve_device, resolve_precision
 
 Work = Callable[[], None]
 
@@ -30,6 +34,54 @@ def describe_machine() -> str:
         f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, timm {timm.__version__}, "
         f"numpy {numpy.__version__}"
+    )
+
+
+def time_against_timm(
+    title: str,
+    *,
+    about: str,
+    timm_side: Callable[..., Work],
+    our_side: Callable[..., Work],
+    batch_size: int,
+    rounds: int,
+    batches: int = 1,
+) -> None:
+    """Read the command line, time timm by default, timm with autocast and ours, and print it.
+
+    Args:
+        title: What is timed.
+        about: The first line of --help.
+        timm_side: Prepares timm's work from name, batch_size, resolution, device_name, autocast.
+        our_side: Prepares ours from the same, without autocast.
+        batch_size: The default.
+        rounds: The default.
+        batches: In one round's work.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--model", default="deit_tiny_patch16_224")
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--resolution", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    given = parser.parse_args()
+    shared = {
+        "name": given.model,
+        "batch_size": given.batch_size,
+        "resolution": given.resolution,
+        "device_name": given.device,
+    }
+    device = resolve_device(given.device)
+    precision = resolve_precision("auto", device)
+    sides = {"timm, default (fp32)": partial(timm_side, **shared, autocast=False)}
+    if precision.name != "fp32":
+        sides[f"timm, best flags ({precision.name})"] = partial(timm_side, **shared, autocast=True)
+    sides["ours"] = partial(our_side, **shared)
+    print_rates(
+        f"{title}: {given.model}, {given.resolution} px, batch {given.batch_size}, {device}",
+        time_in_turns(sides, rounds=given.rounds),
+        images=batches * given.batch_size,
+        ours="ours",
     )
 
 

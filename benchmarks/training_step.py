@@ -7,14 +7,12 @@ in bf16, where the hardware computes in it. Ours is the program's own loop with 
 chooses for this device. All have the same network, AdamW, soft targets, no average of weights.
 """
 
-import argparse
 import itertools
 from collections.abc import Iterator
-from functools import partial
 
 import timm
 import torch
-from machine import Work, print_rates, time_in_turns, wait_for
+from machine import Work, time_against_timm, wait_for
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
@@ -113,31 +111,13 @@ def our_step(*, name: str, batch_size: int, resolution: int, device_name: str) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="deit_tiny_patch16_224")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--resolution", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    given = parser.parse_args()
-    shared = {
-        "name": given.model,
-        "batch_size": given.batch_size,
-        "resolution": given.resolution,
-        "device_name": given.device,
-    }
-    device = resolve_device(given.device)
-    precision = resolve_precision("auto", device)
-    sides = {"timm, default (fp32)": partial(timm_step, **shared, autocast=False)}
-    if precision.name != "fp32":
-        sides[f"timm, best flags ({precision.name})"] = partial(timm_step, **shared, autocast=True)
-    sides["ours"] = partial(our_step, **shared)
-    seconds = time_in_turns(sides, rounds=given.rounds)
-    print_rates(
-        f"Training step: {given.model}, {given.resolution} px, batch {given.batch_size}, {device}",
-        seconds,
-        images=given.batch_size,
-        ours="ours",
+    time_against_timm(
+        "Training step",
+        about=__doc__.splitlines()[0],
+        timm_side=timm_step,
+        our_side=our_step,
+        batch_size=64,
+        rounds=7,
     )
 
 
