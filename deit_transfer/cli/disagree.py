@@ -26,7 +26,9 @@ def disagree(
             help="Ask all about these test images. None: what the runs stored.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="PNG file to write.")] = Path("disagree.png"),
+    out: Annotated[Path, typer.Option("--out", help="PNG file to write, in this folder.")] = Path(
+        "disagree.png"
+    ),
     data_dir: DataDirOption = None,
     device: DeviceOption = None,
     as_json: JsonFlag = False,

@@ -40,10 +40,12 @@ def predict(
 ) -> None:
     """Say what images show. Unreadable ones are listed at the end (exit code 3)."""
     from deit_transfer.report.prediction import pace_line, prediction_table
+    from deit_transfer.run.predict import check_csv, write_predictions_csv
     from deit_transfer.run.predict import predict as run_predict
-    from deit_transfer.run.predict import write_predictions_csv
 
     output = Output(as_json=as_json, quiet=quiet)
+    if csv is not None:
+        check_csv(csv)
     with progress_shown(output, f"asking {subject}") as progress:
         result = run_predict(
             subject,
@@ -58,17 +60,21 @@ def predict(
     if csv is not None:
         write_predictions_csv(csv, result)
         output.tell(f"Written: {csv}")
-    output.tell(pace_line(result))
+    if result["num_answered"]:
+        output.tell(pace_line(result))
     output.finish(result, *([prediction_table(result)] if csv is None else []))
     if result["unreadable"]:
         raise _unreadable(result)
 
 
 def _unreadable(result: dict) -> DataError:
+    from deit_transfer.report.numbers import counted
+
     bad = result["unreadable"]
-    count = f"{len(bad):,} of {result['num_images']:,} images"
+    count = f"{len(bad):,} of {counted(result['num_images'], 'image')}"
     listed = "".join(f"\n  - {one['reason']}" for one in bad)
+    others = "The others are answered; mend or remove these"
     return DataError(
         f"{count} could not be read:{listed}",
-        hint="The others are answered above; mend or remove these",
+        hint=others if result["num_answered"] else "Give files that hold an image, whole",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deit_transfer.errors import ResourceError
-from deit_transfer.report.files import write_bytes_atomic
+from deit_transfer.report.files import check_replaceable, write_bytes_atomic
 
 
 class Style(NamedTuple):
@@ -28,6 +28,16 @@ STYLES = (
 INK, FAINT = "#222222", "#d9d9d9"
 FONT_SIZES = {"font.size": 13, "axes.titlesize": 14, "legend.fontsize": 12}
 DPI = 150
+# how a figure of ours is told from other pictures when it is to be replaced
+SOFTWARE = "deit-transfer"
+
+
+def check_png(path: Path, *, option: str = "--out") -> None:
+    """Refuse to draw over what is no figure of this program; raises UsageError."""
+    mark = f"Software\0{SOFTWARE}".encode()
+    check_replaceable(
+        path, lambda head: mark in head, ours="a figure of this program", option=option
+    )
 
 
 def drawn_png(
@@ -62,7 +72,8 @@ def drawn_png(
         FigureCanvasAgg(figure)
         draw(figure)
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=dpi, facecolor="white")
+        metadata = {"Software": SOFTWARE}
+        figure.savefig(png, format="png", dpi=dpi, facecolor="white", metadata=metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(path, png.getvalue())

@@ -1,13 +1,42 @@
-"""Own writing a report's files: each appears whole or not at all, and replaces only when whole."""
+"""Own writing a report's files: each appears whole or not at all, and replaces only its like."""
 
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from deit_transfer.errors import ResourceError
+from deit_transfer.errors import ResourceError, UsageError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+HEAD_BYTES = 2000  # enough to tell by whom a file was written
+
+
+def check_replaceable(
+    path: Path, is_ours: Callable[[bytes], bool], *, ours: str, option: str = "--out"
+) -> None:
+    """Refuse a place where a file lies that this program did not write; an empty one may go.
+
+    Args:
+        path: What is about to be written.
+        is_ours: Says whether a file that begins with these bytes is of the kind that is written.
+        ours: What such a file is called, as in "a report of this program".
+        option: What named the path.
+
+    Raises:
+        UsageError: It is a folder, or a file of something else.
+    """
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder", hint=f"Name a file in it with {option}")
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    if not is_ours(head):
+        raise UsageError(
+            f"{path} exists already, and is not {ours}",
+            hint=f"Name another file with {option}",
+        )
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -11,6 +11,11 @@ def grouped(count: float | None) -> str:
     return NOTHING if count is None else f"{count:,.0f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with what is counted: 1 image, 2,000 images."""
+    return f"{grouped(count)} {noun}{'' if count == 1 else 's'}"
+
+
 def compact(count: float | None) -> str:
     """Return a count in at most five characters: 950, 12.3k, 1.25M, 3.40G."""
     if count is None or not math.isfinite(count):

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import duration, grouped
+from deit_transfer.report.numbers import counted, duration, grouped
 
 MOST_ROWS = 200
 NARROWEST_PATH = 20
@@ -52,8 +52,7 @@ def prediction_table(result: Mapping[str, Any]) -> Screen:
 
 def pace_line(result: Mapping[str, Any]) -> str:
     """Return how many images were answered, and how fast."""
-    count = grouped(result["num_images"])
-    images = f"{count} image{'' if result['num_images'] == 1 else 's'}"
+    images = counted(result["num_answered"], "image")
     pace = f"{result['images_per_second']:,.1f} images/s"
     return f"{images} in {duration(result['seconds'])} ({pace}, decoding included)"
 

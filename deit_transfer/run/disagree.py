@@ -18,6 +18,7 @@ from deit_transfer.data.contract import Dataset, Progress
 from deit_transfer.data.fingerprint import label_fingerprint
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import DataError, UsageError
+from deit_transfer.report.canvas import check_png
 from deit_transfer.report.disagreement import heat_map_png
 from deit_transfer.run.inputs import spoken_name
 from deit_transfer.run.scorer import ask_at, open_scorer
@@ -58,7 +59,7 @@ def disagree(
     Args:
         subjects: Runs' folders; with a dataset also networks, as `open_subject` reads them. A
             distilled network is three classifiers: its class head, its distillation head, both.
-        path: The PNG to write.
+        path: The PNG to write, or to replace where it is a figure of ours.
         dataset_name: Whose test images all are asked about; None takes the predictions that
             the runs stored when they ended.
         data_dir: Folder that holds the dataset.
@@ -66,10 +67,12 @@ def disagree(
         progress: Called while a network is asked, with (images done, images).
 
     Raises:
-        UsageError: One is given twice, or a network without stored predictions and no dataset.
+        UsageError: One is given twice, one alone has nothing to differ from, a network has no
+            stored predictions and no dataset is named, or the PNG would replace another file.
         DataError: The images or the classes of two of them do not match.
     """
     names = _names(subjects)
+    check_png(path)
     dataset = None
     if dataset_name is not None:
         dataset = load_dataset(
@@ -78,7 +81,7 @@ def disagree(
         if "test" not in dataset.splits:
             raise DataError(f"{dataset.info.title} has no test images", hint="Name another one")
     scored = [
-        _answers(name, text, dataset, device_name, progress)
+        _answers(name, text, dataset, device_name, progress, alone=len(names) == 1)
         for name, text in zip(names, subjects, strict=True)
     ]
     notes = _notes(scored)
@@ -117,17 +120,30 @@ def _answers(
     dataset: Dataset | None,
     device_name: str | None,
     progress: Progress | None,
+    *,
+    alone: bool,
 ) -> Scored:
     """Return what a run stored, where that is about the images asked for; else ask."""
     folder = open_run(text) if Path(text).is_dir() else None
     if folder is not None and (dataset is None or _covers(folder, dataset)):
-        return _stored(name, folder)
+        stored = _stored(name, folder)
+        _check_company(name, stored.answers.heads, alone=alone)
+        return stored
     if dataset is None:
         raise UsageError(
             f"{text} is no run's folder, so it has no stored predictions",
             hint="Name the images to ask it about: --on DATASET",
         )
-    return _ask(name, text, dataset, device_name, progress)
+    return _ask(name, text, dataset, device_name, progress, alone=alone)
+
+
+def _check_company(name: str, heads: Sequence[str], *, alone: bool) -> None:
+    """Refuse a single classifier; the heads of one distilled network do differ."""
+    if alone and len(heads) == 1:
+        raise UsageError(
+            f"{name} is one classifier, and there is no other for it to differ from",
+            hint="Name two runs or more; deit-transfer evaluate says how often one is wrong",
+        )
 
 
 def _stored(name: str, folder: RunFolder) -> Scored:
@@ -165,10 +181,17 @@ def _covers(folder: RunFolder, dataset: Dataset) -> bool:
 
 
 def _ask(
-    name: str, text: str, dataset: Dataset, device_name: str | None, progress: Progress | None
+    name: str,
+    text: str,
+    dataset: Dataset,
+    device_name: str | None,
+    progress: Progress | None,
+    *,
+    alone: bool,
 ) -> Scored:
     overrides = {} if device_name is None else {"run.device": device_name}
     scorer = open_scorer(text, overrides=overrides)
+    _check_company(name, scorer.heads, alone=alone)
     unknown = sorted(set(dataset.class_names) - set(scorer.class_names))
     if unknown:
         raise DataError(

@@ -17,13 +17,15 @@ from deit_transfer.data.loader import EvalBatches, eval_batches
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import DataError, ResourceError
-from deit_transfer.report.files import write_text_atomic
+from deit_transfer.report.files import check_replaceable, write_text_atomic
 from deit_transfer.run import assemble
 from deit_transfer.run.evaluation_files import csv_text
 from deit_transfer.run.scorer import Asked, Scorer, ask_at, check_heads, open_scorer
 from deit_transfer.run.stored import StoredPredictions, stored_from
 
 Answer = dict[str, Any]
+
+CSV_START = "image,head"  # how a CSV file of ours begins
 
 
 def predict(
@@ -41,7 +43,7 @@ def predict(
         subject: A finished run's folder, `MODEL`, or `MODEL=WEIGHTS`.
         paths: Image files, and folders that are searched for images to any depth.
         top: Classes told of each image, 1 or more; at most all there are.
-        heads: Whose answers: class, distil, joint.
+        heads: Whose answers: class, distil, joint; of a network with one head always class.
         overrides: Recipe settings of place and precision, by dotted location.
         progress: Called with the (images answered, images).
 
@@ -59,16 +61,18 @@ def predict(
         predictions = asked.answer(batches, stop=stop, progress=progress)
     seconds = time.perf_counter() - start
     stored, bad = stored_from(predictions, images), {images.ids[one.index] for one in batches.bad}
+    num_answered = len(images) - len(bad)
     return {
         "run": subject,
         "model": scorer.subject.classifier.name,
         "num_images": len(images),
+        "num_answered": num_answered,
         "images": _answers(scorer, stored, bad=bad, heads=heads, top=top),
         "unreadable": [
             {"image": images.ids[one.index], "reason": one.reason} for one in batches.bad
         ],
         "seconds": seconds,
-        "images_per_second": len(images) / max(seconds, 1e-9),
+        "images_per_second": num_answered / max(seconds, 1e-9),
         "notes": [*scorer.notes, *skipped],
         "device": str(scorer.device),
         "precision": scorer.precision.name,
@@ -103,6 +107,16 @@ def find_images(paths: Sequence[Path]) -> tuple[ImageSet, list[str]]:
     files = [str(path) for path in found]
     images = ImageSet.from_files(Path(), files, np.zeros(len(files), np.int64), apply_exif=True)
     return images, [f"skipped files: {counted}"] if counted else []
+
+
+def check_csv(path: Path) -> None:
+    """Refuse to write answers over what is no CSV file of answers; raises UsageError."""
+    check_replaceable(
+        path,
+        lambda head: head.decode("utf-8", "replace").startswith(CSV_START),
+        ours="a CSV file that predict wrote",
+        option="--csv",
+    )
 
 
 def write_predictions_csv(path: Path, result: dict[str, Any]) -> None:
@@ -146,7 +160,9 @@ def _answers(
 ) -> list[Answer]:
     """Return the answers of each head on every readable image."""
     found = {}
-    for head in heads:
+    # one head answers alone, as both together or as itself: one name, and no answer twice
+    asked = heads if scorer.subject.classifier.distilled else ("class",)
+    for head in asked:
         probabilities = torch.from_numpy(stored.probabilities(head))  # (N, K)
         values, classes = probabilities.topk(min(top, probabilities.shape[1]))  # (N, top)
         found[head] = (values.double(), classes)

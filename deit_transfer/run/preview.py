@@ -18,6 +18,7 @@ from deit_transfer.models.classifier import Classifier
 from deit_transfer.models.start import NONE, read_start
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
+from deit_transfer.report.canvas import check_png
 from deit_transfer.report.preview import Cell, preview_png
 from deit_transfer.run import assemble
 from deit_transfer.run.choose import default_recipe
@@ -50,6 +51,7 @@ def preview(
     Returns:
         What was drawn, as plain values.
     """
+    check_png(path)
     name = recipe_name or default_recipe("finetune", dataset)
     recipe = load_recipe(name, overrides={"data.dataset": dataset, **(overrides or {})})
     official = load_official(recipe.data, progress=progress)

@@ -15,7 +15,7 @@ from deit_transfer.report.charts import Chart, Curve, line_chart
 from deit_transfer.report.comparison import difference_line, footnotes, top1_lines, verdict
 from deit_transfer.report.datasets import row_cell, row_title
 from deit_transfer.report.efficiency import interval_cell, share_text
-from deit_transfer.report.files import write_text_atomic
+from deit_transfer.report.files import check_replaceable, write_text_atomic
 from deit_transfer.report.html import comparison_html, datasets_html, is_report, run_html
 from deit_transfer.report.numbers import compact, counts_text, duration, grouped, percent
 from deit_transfer.report.page import (
@@ -35,7 +35,6 @@ from deit_transfer.run.run_page import run_page
 from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, RunFolder
 
 PAGE_FILE = "report.html"
-HEAD_BYTES = 2000
 PICTURES_OF_A_RUN = 6  # at the most, where a run is one of several on a page
 NOT_WANTED = Pictures(test=None)
 
@@ -148,23 +147,16 @@ class Library:
 
 def _check_replaceable(path: Path) -> None:
     """Refuse to write over a file that is not a page of ours; raises UsageError."""
-    if path.is_dir():
-        raise UsageError(
-            f"--out {path} is a folder", hint=f"Name a file in it: --out {path / PAGE_FILE}"
-        )
     if not path.parent.is_dir():
         raise UsageError(
             f"There is no folder {path.parent} to write {path.name} into",
             hint="Make it first, or name another file with --out",
         )
-    if path.exists():
-        with path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES).decode("utf-8", "replace")
-        if not is_report(head):
-            raise UsageError(
-                f"{path} exists already, and is not a report of this program",
-                hint="Name another file with --out",
-            )
+    check_replaceable(
+        path,
+        lambda head: is_report(head.decode("utf-8", "replace")),
+        ours="a report of this program",
+    )
 
 
 def _comparison_page(place: Path, library: Library) -> ComparisonPage:

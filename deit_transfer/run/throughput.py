@@ -38,6 +38,7 @@ from deit_transfer.models.classifier import (
     set_attention,
 )
 from deit_transfer.models.variants import find_variant
+from deit_transfer.report.canvas import check_png
 from deit_transfer.report.paper_figures import NETWORKS, TABLES
 from deit_transfer.report.throughput import throughput_png
 from deit_transfer.run.environment import describe_environment
@@ -97,6 +98,8 @@ def measure_throughput(
             f"There is no folder {against} to take accuracies from",
             hint="deit-transfer runs list FOLDER shows the runs below a folder",
         )
+    if against is not None and figure is not None:
+        check_png(figure)
     measured: list[dict[str, Any]] = []
     with StopSignals(hint="") as stop:
 

@@ -95,10 +95,10 @@ def test_only_what_is_about_other_images_is_asked_again(
 
 
 def test_other_images_with_other_class_numbers(workplace: Path, distilled: Ended) -> None:
-    command = ("disagree", "runs/first", "--on=pairs", "--json", "--quiet")
+    command = ("disagree", "runs/first", "runs/pupil", "--on=pairs", "--json", "--quiet")
     facts = run_program(*command, folder=workplace).json
     scored = run_program("evaluate", "runs/first", "pairs", "--json", folder=workplace).json
-    assert facts["names"] == ["ground truth", "first"]
+    assert facts["names"] == NAMES
     assert facts["num_images"] == 8
     assert facts["matrix"][0][1] == pytest.approx(1 - scored["top1"] / 100)
 
@@ -109,11 +109,12 @@ def test_other_images_with_other_class_numbers(workplace: Path, distilled: Ended
         (("runs/first", "deit_tiny_patch16_224"), 2, "Name the images to ask it about: --on"),
         (("runs/first", "runs/../runs/first"), 2, "agrees with itself"),
         (("photos", "runs/first"), 3, "is not a run folder"),
-        (("runs/first", "--on=odd"), 3, "such as lynx"),
+        (("runs/first", "runs/pupil", "--on=odd"), 3, "such as lynx"),
+        (("runs/first",), 2, "there is no other for it to differ from"),
     ],
 )
 def test_what_cannot_be_compared(
-    workplace: Path, finished: Ended, arguments: tuple[str, ...], code: int, said: str
+    workplace: Path, distilled: Ended, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     odd = workplace / "odd" / "lynx"  # a class that no run knows
     if not odd.exists():
@@ -121,3 +122,23 @@ def test_what_cannot_be_compared(
     ended = run_program("disagree", *arguments, folder=workplace)
     assert ended.code == code, ended.err
     assert said in ended.said
+
+
+def test_one_distilled_network_has_heads_that_differ(workplace: Path, distilled: Ended) -> None:
+    facts = run_program("disagree", "runs/pupil", "--json", folder=workplace).json
+    assert facts["names"] == ["ground truth", "pupil:class", "pupil:distil", "pupil:joint"]
+
+
+def test_the_figure_replaces_only_its_like(workplace: Path, distilled: Ended) -> None:
+    place = workplace / "mine.png"
+    shutil.copy(workplace / "photos" / "test" / "cat" / "000.png", place)
+    command = ("disagree", "runs/pupil", f"--out={place.name}")
+    before = place.read_bytes()
+    ended = run_program(*command, folder=workplace)
+    assert ended.code == 2
+    assert "mine.png exists already, and is not a figure of this program" in ended.said
+    assert ended.out == ""
+    assert place.read_bytes() == before
+    place.unlink()
+    for _ in range(2):  # the second time over a figure of ours
+        assert run_program(*command, folder=workplace).code == 0

@@ -89,9 +89,49 @@ def test_a_csv_file_has_a_row_an_image_and_head(mixed: Path, finished: Ended) ->
         rows = list(csv.DictReader(file))
     result = told(mixed, *command)
     for row, one in zip(rows, result["images"], strict=True):
-        assert (row["image"], row["head"]) == (one["image"], "joint")
+        assert (row["image"], row["head"]) == (one["image"], "class")
         assert row["class1"] == one["classes"][0]["class"]
         assert float(row["percent2"]) == pytest.approx(one["classes"][1]["percent"])
+
+
+def test_a_csv_file_replaces_only_its_like(mixed: Path, finished: Ended) -> None:
+    command = ("predict", RUN, "mixed/a.png", "--csv=kept.csv")
+    for text in ("image,width\nnot,ours\n", "my notes"):
+        (mixed / "kept.csv").write_text(text)
+        ended = run_program(*command, folder=mixed)
+        assert ended.code == USAGE
+        assert "kept.csv exists already, and is not a CSV file that predict wrote" in ended.said
+        assert "Name another file with --csv" in ended.said
+        assert ended.out == ""
+        assert (mixed / "kept.csv").read_text() == text
+    (mixed / "kept.csv").write_text("")  # as mktemp leaves it
+    for top in (1, 2):
+        assert run_program(*command, f"--top={top}", folder=mixed).code == 0
+        assert f"class{top}" in (mixed / "kept.csv").read_text()
+    assert run_program(*command[:-1], "--csv=mixed", folder=mixed).code == USAGE
+
+
+def test_the_pace_is_of_the_images_that_were_answered(mixed: Path, finished: Ended) -> None:
+    some = run_program("predict", RUN, "mixed", folder=mixed)
+    assert "3 images in" in some.out
+    assert "The others are answered" in some.said
+    assert told_anyway(mixed, "mixed")["num_answered"] == 3
+    none = run_program("predict", RUN, "mixed/page.jpg", folder=mixed)
+    assert none.code == DATA
+    assert none.out == "No image could be read.\n"
+    assert "1 of 1 image could not be read" in none.said
+    assert "answered" not in none.said
+    found = told_anyway(mixed, "mixed/page.jpg")
+    assert (found["num_images"], found["num_answered"], found["images_per_second"]) == (1, 0, 0)
+
+
+def told_anyway(folder: Path, path: str) -> dict:
+    return run_program("predict", RUN, path, "--json", folder=folder).json
+
+
+def test_one_head_answers_once_and_as_class(workplace: Path, finished: Ended) -> None:
+    result = told(workplace, RUN, "photos/test/cat/000.png", "--heads=joint,class")
+    assert [one["head"] for one in result["images"]] == ["class"]
 
 
 def test_synsets_are_told_in_words_and_heads_apart(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deit_transfer.errors import UsageError, did_you_mean
+from deit_transfer.report.canvas import check_png
 from deit_transfer.report.paper_charts import figure1_png, figure3_png
 from deit_transfer.report.paper_figures import TABLES
 from deit_transfer.run.paper.cells import Filled, filled_table
@@ -83,7 +84,7 @@ def draw_figure(facts: dict[str, Any], path: Path) -> None:
     """Draw what `paper_table` returned for a figure as a PNG.
 
     Raises:
-        UsageError: It is a table.
+        UsageError: It is a table, or the PNG would replace another file.
         ResourceError: The disk is full.
     """
     if not facts["table"].startswith("figure"):
@@ -91,5 +92,6 @@ def draw_figure(facts: dict[str, Any], path: Path) -> None:
             f"{facts['table']} is a table, and --out draws the figures",
             hint="deit-transfer paper figure1 --out figure1.png",
         )
+    check_png(path)
     draw = {"figure1": figure1_png, "figure3": figure3_png}[facts["table"]]
     draw(path, facts)
