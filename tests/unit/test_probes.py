@@ -60,14 +60,22 @@ def extracted(
     )
 
 
-def blobs(
-    seed: int, *, per_class: int, num_classes: int = 4, spread: float = 1.5
-) -> tuple[np.ndarray, np.ndarray]:
+Drawn = tuple[np.ndarray, np.ndarray]
+
+
+def blobs(seed: int, *, per_class: int, num_classes: int = 4, spread: float = 1.5) -> Drawn:
+    """Return values (N, 12) around a centre a class, and their labels (N,)."""
     centres = np.random.default_rng(99).normal(size=(num_classes, 12))
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(num_classes), per_class)
     values = centres[labels] + spread * rng.normal(size=(len(labels), 12))
     return values.astype(np.float32), labels
+
+
+def given(train: Drawn, val: Drawn, test: np.ndarray) -> dict[str, Any]:
+    """Return what both probes take, for four classes."""
+    named = {"train": train[0], "train_labels": train[1], "val": val[0], "val_labels": val[1]}
+    return {**named, "test": test, "num_classes": 4}
 
 
 @pytest.mark.parametrize("name", ["deit_micro", "deit_micro_distilled", "resnet10t"])
@@ -225,14 +233,7 @@ def test_logistic_regression_is_that_of_the_best_penalty_refitted_on_both_parts(
     train, train_labels = blobs(0, per_class=15)
     val, val_labels = blobs(1, per_class=30)
     test, _ = blobs(2, per_class=20)
-    found = logistic_probe(
-        train=train,
-        train_labels=train_labels,
-        val=val,
-        val_labels=val_labels,
-        test=test,
-        num_classes=4,
-    )
+    found = logistic_probe(**given((train, train_labels), (val, val_labels), test))
     for c, top1 in found.tried.items():
         right = by_hand(c, train, train_labels).predict(val) == val_labels
         assert top1 == pytest.approx(100 * right.mean(), abs=1.7)  # two images of 120
@@ -249,14 +250,8 @@ def test_logistic_regression_is_that_of_the_best_penalty_refitted_on_both_parts(
 def test_two_classes_have_two_logits_and_an_absent_class_is_never_answered() -> None:
     train, train_labels = blobs(0, per_class=15, num_classes=2)
     val, val_labels = blobs(1, per_class=8, num_classes=2)
-    found = logistic_probe(
-        train=train,
-        train_labels=2 * train_labels,  # classes 0 and 2 of four
-        val=val,
-        val_labels=2 * val_labels,
-        test=val,
-        num_classes=4,
-    )
+    # classes 0 and 2 of four
+    found = logistic_probe(**given((train, 2 * train_labels), (val, 2 * val_labels), val))
     assert found.logits.shape == (16, 4)
     assert set(found.logits.argmax(axis=1)) == {0, 2}
     known = np.concatenate([train, val])
@@ -275,14 +270,7 @@ def test_neighbours_vote_as_those_of_scikit_learn(k: int, monkeypatch: Any) -> N
     train, train_labels = blobs(0, per_class=20)
     val, val_labels = blobs(1, per_class=10)
     test, _ = blobs(2, per_class=20)
-    found = neighbour_probe(
-        train=train,
-        train_labels=train_labels,
-        val=val,
-        val_labels=val_labels,
-        test=test,
-        num_classes=4,
-    )
+    found = neighbour_probe(**given((train, train_labels), (val, val_labels), test))
     reference = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
     reference.fit(train, train_labels)
     assert found.val_top1 == pytest.approx(100 * reference.score(val, val_labels))
@@ -293,14 +281,7 @@ def test_neighbours_vote_as_those_of_scikit_learn(k: int, monkeypatch: Any) -> N
 def test_the_number_of_neighbours_is_the_one_that_validation_prefers() -> None:
     train, train_labels = blobs(0, per_class=12, spread=3.0)
     val, val_labels = blobs(1, per_class=60, spread=3.0)
-    found = neighbour_probe(
-        train=train,
-        train_labels=train_labels,
-        val=val,
-        val_labels=val_labels,
-        test=val,
-        num_classes=4,
-    )
+    found = neighbour_probe(**given((train, train_labels), (val, val_labels), val))
     plain = {
         k: 100
         * KNeighborsClassifier(k, metric="cosine", algorithm="brute")
