@@ -19,6 +19,7 @@ from deit_transfer.run.blueprint import Agreed, Blueprint
 from deit_transfer.run.environment import describe_environment
 from deit_transfer.run.inputs import Inputs
 from deit_transfer.run.workdir import (
+    CLASSES_FILE,
     ENVIRONMENT_FILE,
     KEY_FILE,
     RECIPE_FILE,
@@ -141,7 +142,7 @@ def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
 
 def record_data(folder: RunFolder, inputs: Inputs) -> None:
     """Write down a run's classes, in label order, and which images it saw."""
-    folder.write_json("classes.json", {"class_names": list(inputs.class_names)})
+    folder.write_json(CLASSES_FILE, {"class_names": list(inputs.class_names)})
     folder.write_json(
         "data.json",
         {

@@ -103,7 +103,7 @@ def _names(folders: list[RunFolder]) -> tuple[str, str]:
 
 def _answers(folders: list[RunFolder], names: tuple[str, str]) -> list[StoredPredictions]:
     """Return both runs' answers on the images, in one order, with one numbering of classes."""
-    classes = [tuple(f.read_json("classes.json").get("class_names") or ()) for f in folders]
+    classes = [folder.class_names() for folder in folders]
     stored = [read_predictions(folder.path / PREDICTIONS_FILE) for folder in folders]
     if set(classes[0]) != set(classes[1]):
         odd = sorted(set(classes[0]) ^ set(classes[1]))

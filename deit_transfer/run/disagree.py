@@ -30,7 +30,13 @@ from deit_transfer.run.stored import (
     read_predictions,
     stored_from,
 )
-from deit_transfer.run.workdir import PREDICTIONS_FILE, RESULT_FILE, RunFolder, open_run
+from deit_transfer.run.workdir import (
+    CLASSES_FILE,
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    RunFolder,
+    open_run,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +154,12 @@ def _check_company(name: str, heads: Sequence[str], *, alone: bool) -> None:
 
 def _stored(name: str, folder: RunFolder) -> Scored:
     answers = read_predictions(folder.path / PREDICTIONS_FILE)
-    class_names = tuple(folder.read_json("classes.json").get("class_names", ()))
+    class_names = folder.class_names()
     if len(class_names) != answers.class_logits.shape[1]:
         raise DataError(
             f"{folder} names {len(class_names)} classes for predictions of "
             f"{answers.class_logits.shape[1]}",
-            hint="Its classes.json is not the one that was written; copy the run again",
+            hint=f"Its {CLASSES_FILE} is not the one that was written; copy the run again",
         )
     return Scored(
         name=name,

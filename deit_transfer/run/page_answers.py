@@ -64,7 +64,7 @@ def read_answers(folder: RunFolder) -> Answers:
     stored = read_predictions(folder.path / PREDICTIONS_FILE)
     return Answers(
         stored=stored,
-        class_names=tuple(folder.read_json("model.json")["class_names"]),
+        class_names=folder.class_names(),
         probabilities=stored.probabilities(),
         decisions=stored.decisions(),
     )

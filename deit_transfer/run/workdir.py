@@ -16,6 +16,7 @@ from deit_transfer.errors import DataError, ResourceError, RunLockedError, Usage
 from deit_transfer.report.files import write_text_atomic
 
 RECIPE_FILE = "recipe.toml"
+CLASSES_FILE = "classes.json"
 KEY_FILE = "key.json"
 ENVIRONMENT_FILE = "environment.json"
 RESULT_FILE = "result.json"
@@ -81,6 +82,10 @@ class RunFolder:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return {}
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes in label order; empty where none were written down."""
+        return tuple(self.read_json(CLASSES_FILE).get("class_names") or ())
 
     def set_status(self, state: str, detail: str = "") -> None:
         """Record running, done, stopped or failed, with the process that says so."""

@@ -80,8 +80,7 @@ def _trio(run: FoundRun, others: Sequence[FoundRun]) -> Trio:
 
 def _images(run: FoundRun) -> tuple[object, ...]:
     """Return what must agree for two runs to have been asked about the same images."""
-    names = run.folder.read_json("classes.json").get("class_names") or ()
-    return (run.dataset, run.result.get("num_test_images"), tuple(names))
+    return (run.dataset, run.result.get("num_test_images"), run.folder.class_names())
 
 
 def _rates(trio: Trio) -> tuple[dict[tuple[str, str], float], int]:

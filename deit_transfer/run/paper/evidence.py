@@ -220,9 +220,8 @@ def _dataset(folder: RunFolder, recipe: Recipe, result: Mapping[str, Any]) -> st
     word = paper_dataset(recipe.data.dataset)
     if word in DATASETS:
         return word
-    names = folder.read_json("classes.json").get("class_names") or ()
     tested = result.get("num_test_images") == CIFAR10_TEST_IMAGES
-    if tested and set(names) == CIFAR10:
+    if tested and set(folder.class_names()) == CIFAR10:
         return "cifar10"
     return str(result.get("dataset") or recipe.data.dataset)
 

@@ -97,7 +97,7 @@ def _counted(run: FoundRun) -> tuple[int | None, int | None, int | None]:
     """Return labelled images, test images and classes as a run found them."""
     counts = run.result.get("counts") or {}
     labelled = None if run.is_limited else counts.get("train", 0) + counts.get("val", 0)
-    names = run.folder.read_json("classes.json").get("class_names") or ()
+    names = run.folder.class_names()
     classes = len(names) if names and not run.recipe.data.classes else None
     return labelled, counts.get("test"), classes
 
