@@ -15,6 +15,7 @@ from deit_transfer.cli.options import (
     SeedsOption,
     StartOption,
     TrainingFlags,
+    split_list,
     with_training_flags,
 )
 from deit_transfer.errors import UsageError
@@ -73,7 +74,7 @@ def compare(
     with TrainingScreen(output, several=True) as screen:
         found = program(
             start=start or "imagenet",
-            arms=_words(arms),
+            arms=split_list(arms, option="--arms", example="scratch,finetune,probe"),
             fractions=_numbers(fractions),
             seeds=seeds,
             budget=budget,
@@ -88,25 +89,13 @@ def compare(
         raise typer.Exit(failure["exit_code"])
 
 
-def _words(text: str | None) -> list[str]:
-    """Split names at commas."""
-    if text is None:
-        return []
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise UsageError(
-            f"--arms '{text}' has a comma without a name beside it",
-            hint="For example --arms scratch,finetune,probe",
-        )
-    return words
-
-
 def _numbers(text: str | None) -> list[float]:
-    """Split numbers at commas."""
+    """Return the shares of --fractions."""
+    example = "0.01,0.05,0.1,0.25,1"
     try:
-        return [float(word) for word in (text or "").split(",") if text is not None]
+        return [float(part) for part in split_list(text, option="--fractions", example=example)]
     except ValueError:
         raise UsageError(
             f"--fractions '{text}' is not a list of numbers",
-            hint="For example --fractions 0.01,0.05,0.1,0.25,1",
+            hint=f"For example: --fractions {example}",
         ) from None

@@ -15,6 +15,7 @@ from deit_transfer.cli.options import (
     SeedsOption,
     StartOption,
     TrainingFlags,
+    split_list,
     with_training_flags,
 )
 from deit_transfer.errors import UsageError
@@ -68,7 +69,7 @@ def epochs(
 
 def _lengths(grid: str) -> list[int]:
     """Return the lengths of a grid, or raise with everything that is wrong with it."""
-    parts = [part.strip() for part in grid.split(",")]
+    parts = split_list(grid, option="--grid", example="30,60,120")
     wrong = [part for part in parts if not part.isdecimal() or int(part) < 1]
     if wrong or len(set(parts)) != len(parts):
         fault = f"{', '.join(map(repr, wrong))} is none" if wrong else "one is given twice"

@@ -74,7 +74,7 @@ def evaluate(
             split=split,
             views=tta,
             resolutions=sides,
-            heads=split_list(heads),
+            heads=split_list(heads, option="--heads", example="class,distil"),
             per_class=per_class,
             temperature=temperature,
             out=out,
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def _sides(text: str | None) -> tuple[int, ...]:
-    sides = split_list(text)
+    sides = split_list(text, option="--resolutions", example="160,224,288")
     for side in sides:
         if not side.isdecimal() or int(side) < 1:
             raise UsageError(

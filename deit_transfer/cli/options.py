@@ -13,6 +13,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from deit_transfer.errors import UsageError
+
 DEFAULT_OUT = Path("runs")
 
 DatasetArgument = Annotated[
@@ -155,9 +157,26 @@ def place_overrides(
     return chosen | ({"data.data_dir": str(data_dir)} if data_dir is not None else {})
 
 
-def split_list(text: str | None) -> tuple[str, ...]:
-    """Return the parts of a list such as class,distil; empty ones are left out."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+def split_list(text: str | None, *, option: str, example: str) -> tuple[str, ...]:
+    """Return the parts of an option's list; none of an option that is not given.
+
+    Args:
+        text: Parts between commas.
+        option: The option, as in --heads.
+        example: What may be given, as in class,distil.
+
+    Raises:
+        UsageError: A part is empty.
+    """
+    if text is None:
+        return ()
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise UsageError(
+            f"{option} '{text}' has an empty part",
+            hint=f"For example: {option} {example}",
+        )
+    return parts
 
 
 def with_training_flags(command: Callable[..., None]) -> Callable[..., None]:

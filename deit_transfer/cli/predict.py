@@ -51,7 +51,7 @@ def predict(
             subject,
             paths,
             top=top,
-            heads=split_list(heads) or ("joint",),
+            heads=split_list(heads, option="--heads", example="class,distil"),
             overrides=place_overrides(None, device, precision, workers),
             progress=progress,
         )

@@ -225,6 +225,7 @@ def test_the_screen_is_short_and_grows_by_options(noisy: Path) -> None:
     [
         (("deit_micro=runs/first/weights.safetensors",), 4, "cannot be kept"),
         ((RUN, "--heads=tail"), USAGE, "no such head"),
+        ((RUN, "--heads=class,"), USAGE, "--heads 'class,' has an empty part"),
         ((RUN, "--resolutions=big"), USAGE, "'big' is no number of pixels"),
         ((RUN, "--resolutions=18"), USAGE, "multiple of the patch size 4"),
         ((RUN, "photos", "photos"), USAGE, "given twice"),

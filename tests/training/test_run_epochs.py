@@ -135,6 +135,7 @@ def test_the_command_trains_and_shows_the_table(photos: str, tmp_path: Path) -> 
     for arguments, said in (
         (("--grid=1,x,0",), "'x', '0' is none"),
         (("--grid=2,2",), "given twice"),
+        (("--grid=1,,2",), "--grid '1,,2' has an empty part"),
         (("--grid=2", "--epochs=2"), "--grid gives all of them"),
     ):
         refused = run_program("epochs", photos, *quick, *arguments, folder=tmp_path)
