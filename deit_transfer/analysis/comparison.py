@@ -36,7 +36,8 @@ RUN_FACTS = ("run", "seed", "epochs", *MEASURES)
 class ArmRuns:
     """Hold what one arm produced, one entry per seed.
 
-    `results` are result objects of single runs (`seed`, `top1` and the other measures);
+    `results` are result objects of single runs (`seed`, `top1` and the other measures, and
+    `num_classes` where it is known);
     `correct` holds for each an (N,) bool array over the test images, in one order for all arms.
     An arm that depends on no seed has a single result, whose `seed` is None; it is compared with
     each seed of another arm. `soup_of` names the arm whose runs were averaged into this one.
@@ -109,8 +110,15 @@ def build_comparison(
         "test_method": first["test_method"],
         "differences": differences,
         "num_test_images": num_test_images,
+        "num_classes": _num_classes(arms),
         "labels": list(dict.fromkeys(notes)),
     }
+
+
+def _num_classes(arms: Sequence[ArmRuns]) -> int | None:
+    """Return the number of classes, one for all arms; None where no result says it."""
+    said = [result.get("num_classes") for arm in arms for result in arm.results]
+    return next((number for number in said if number is not None), None)
 
 
 def arm_difference(arm: ArmRuns, baseline: ArmRuns, *, level: float = 0.95) -> Difference:

@@ -94,6 +94,11 @@ def published_name(name: str) -> str:
     return (opener.published_name(name) if opener else None) or name
 
 
+def offers_options(name: str) -> bool:
+    """Say whether a dataset has choices, such as what counts as a class; see `Options`."""
+    return isinstance(_adapters().get(name), Configurable)
+
+
 def prepare_dataset(
     name: str, *, data_dir: Path | None = None, progress: Progress | None = None
 ) -> Path | None:

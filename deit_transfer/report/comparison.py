@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deit_transfer.report.efficiency import efficiency_table, share_text
 from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import compact, duration, p_text, percent
+from deit_transfer.report.numbers import compact, duration, p_text, percent, tells_top5
 
 Comparison = Mapping[str, Any]
 Arm = Mapping[str, Any]
@@ -30,7 +30,8 @@ def comparison_table(comparison: Comparison) -> Screen:
             `top1_mean`, `top1_ci95`, `ci_method`, `n`, `top5_mean`, `mean_per_class_mean`,
             `images_seen_mean`, `seconds_mean`, `images_per_second_mean`, `paper_top1`,
             `paper_label`, `reused`), `differences` (each `arm`, `baseline`, `delta`,
-            `delta_ci95`, `p_value`, `test_method`, `n`), `num_test_images`, `labels`; and, of a
+            `delta_ci95`, `p_value`, `test_method`, `n`), `num_test_images`, `num_classes`,
+            `labels`; and, of a
             comparison at several sizes, `label_efficiency`.
     """
     return Screen(lambda look: _screen(comparison, look))
@@ -114,20 +115,24 @@ def _table(comparison: Comparison, arms: Sequence[Arm], look: Look) -> Table:
     table.add_column("arm", overflow="fold")
     table.add_column("top-1", overflow="fold")
     # figures are short and must stay whole; long names of arms give way instead
-    titles = ["top-5", "mean/\nclass", "images", "time", "img/s"] + ["paper"] * with_paper
+    with_top5 = tells_top5(comparison)
+    titles = (
+        ["top-5"] * with_top5 + ["mean/\nclass", "images", "time", "img/s"] + ["paper"] * with_paper
+    )
     for name in titles:
         table.add_column(name, justify="right", no_wrap=True)
     best = max(arm["top1_mean"] for arm in arms)
     for arm in arms:
         style = "bold" if arm["top1_mean"] == best else ""
-        table.add_row(*_cells(arm, look, with_paper=with_paper), style=style)
+        cells = _cells(arm, look, with_top5=with_top5, with_paper=with_paper)
+        table.add_row(*cells, style=style)
     return table
 
 
-def _cells(arm: Arm, look: Look, *, with_paper: bool) -> list[Text]:
+def _cells(arm: Arm, look: Look, *, with_top5: bool, with_paper: bool) -> list[Text]:
     top1 = top1_lines(arm, plus_minus=look.plus_minus)
     cells = [
-        percent(arm["top5_mean"]),
+        *[percent(arm["top5_mean"])] * with_top5,
         percent(arm["mean_per_class_mean"]),
         compact(arm["images_seen_mean"]),
         duration(arm["seconds_mean"]),

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import NOTHING, grouped, p_text, percent
+from deit_transfer.report.numbers import NOTHING, grouped, p_text, percent, tells_top5
 from deit_transfer.report.result import result_table
 
 Result = Mapping[str, Any]
@@ -46,15 +46,15 @@ def datasets_table(result: Result) -> Screen:
     def build(look: Look) -> RenderableType:
         rows = result["datasets"]
         title = f"{result.get('model') or result['run']} on {len(rows)} datasets"
-        table = _number_table(
-            look, title, "dataset", ("top-1", "top-5", "per class", "ECE", "paper")
-        )
+        with_top5 = tells_top5(rows[0])  # one network, so one number of classes
+        columns = ("top-1", *["top-5"] * with_top5, "per class", "ECE", "paper")
+        table = _number_table(look, title, "dataset", columns)
         for row in rows:
             images = f"{grouped(row['num_test_images'])} {row['split']} images"
             table.add_row(
                 look.lines([row["dataset"], images]),
                 look.lines([percent(row["top1"], digits=2), _interval(row["top1_ci95"])]),
-                percent(row["top5"], digits=2),
+                *[percent(row["top5"], digits=2)] * with_top5,
                 percent(row["mean_per_class"], digits=2),
                 percent(row["calibration"]["ece"], digits=2),
                 percent(row.get("paper_top1")),
@@ -105,7 +105,7 @@ def _tables(result: Result) -> list[RenderableType]:
     """Return the tables that only options ask for."""
     screens: list[RenderableType] = []
     if result.get("head_scores"):
-        screens.append(_heads_table(result["head_scores"]))
+        screens.append(_heads_table(result["head_scores"], with_top5=tells_top5(result)))
     if result.get("resolutions"):
         screens.append(_resolutions_table(result["resolutions"], split=result["split"]))
     if result.get("per_class"):
@@ -116,16 +116,16 @@ def _tables(result: Result) -> list[RenderableType]:
     return screens
 
 
-def _heads_table(heads: Mapping[str, Mapping[str, Any]]) -> Screen:
+def _heads_table(heads: Mapping[str, Mapping[str, Any]], *, with_top5: bool) -> Screen:
     def build(look: Look) -> Table:
-        columns = ("top-1", "95%", "top-5", "per class", "NLL", "ECE")
+        columns = ("top-1", "95%", *["top-5"] * with_top5, "per class", "NLL", "ECE")
         table = _number_table(look, "Heads", "head", columns)
         for name, row in heads.items():
             table.add_row(
                 name,
                 percent(row["top1"], digits=2),
                 _interval(row["top1_ci95"]),
-                percent(row["top5"], digits=2),
+                *[percent(row["top5"], digits=2)] * with_top5,
                 percent(row["mean_per_class"], digits=2),
                 f"{row['loss']:.4f}",
                 percent(row["ece"], digits=2),

@@ -14,7 +14,7 @@ from deit_transfer.report.comparison import (
 from deit_transfer.report.datasets import row_cell, row_title, sentences
 from deit_transfer.report.efficiency import interval_cell, share_text
 from deit_transfer.report.look import printable
-from deit_transfer.report.numbers import compact, duration, grouped, percent
+from deit_transfer.report.numbers import compact, duration, grouped, percent, tells_top5
 
 
 def comparison_markdown(
@@ -46,7 +46,7 @@ def comparison_markdown(
         _section("What labels are worth", _efficiency(comparison, efficiency_figure)),
         _section("Read with care", _bullets(_plain(note) for note in footnotes(comparison))),
         _section("Set-up", _setup(comparison, recipes or {}, environment or {})),
-        _section("Every run", _runs(comparison["arms"])),
+        _section("Every run", _runs(comparison)),
         _section("Again", f"```sh\n{printable(command)}\n```" if command else ""),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -110,10 +110,11 @@ def _efficiency(comparison: Comparison, figure: str) -> str:
 
 
 def _arms(comparison: Comparison) -> str:
+    with_top5 = tells_top5(comparison)
     titles = [
         "arm",
         "top-1 and 95% interval over",
-        "top-5",
+        *["top-5"] * with_top5,
         "mean/class",
         "images",
         "time",
@@ -122,7 +123,8 @@ def _arms(comparison: Comparison) -> str:
     rows = []
     for arm in comparison["arms"]:
         row = [arm["arm"], ", ".join(top1_lines(arm, plus_minus="±"))]
-        row += [percent(arm["top5_mean"]), percent(arm["mean_per_class_mean"])]
+        row += [percent(arm["top5_mean"])] * with_top5
+        row += [percent(arm["mean_per_class_mean"])]
         row += [compact(arm["images_seen_mean"]), duration(arm["seconds_mean"])]
         rows.append([*row, compact(arm["images_per_second_mean"]), percent(arm.get("paper_top1"))])
     return _table([*titles, "paper"], rows)
@@ -145,22 +147,32 @@ def _setup(
     return _bullets(f"{_plain(label)}: {_plain(value)}" for label, value in facts.items())
 
 
-def _runs(arms: Sequence[Mapping[str, Any]]) -> str:
+def _runs(comparison: Comparison) -> str:
+    with_top5 = tells_top5(comparison)
     rows = [
         [
             arm["arm"],
             "-" if run.get("seed") is None else run["seed"],
             percent(run.get("top1"), digits=2),
-            percent(run.get("top5"), digits=2),
+            *[percent(run.get("top5"), digits=2)] * with_top5,
             "-" if run.get("loss") is None else f"{run['loss']:.4f}",
             grouped(run.get("images_seen")),
             duration(run.get("seconds")),
             run.get("run"),
         ]
-        for arm in arms
+        for arm in comparison["arms"]
         for run in arm["runs"]
     ]
-    titles = ["arm", "seed", "top-1", "top-5", "loss", "images seen", "time", "folder"]
+    titles = [
+        "arm",
+        "seed",
+        "top-1",
+        *["top-5"] * with_top5,
+        "loss",
+        "images seen",
+        "time",
+        "folder",
+    ]
     return _table(titles, rows) if rows else ""
 
 

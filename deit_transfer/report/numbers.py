@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 NOTHING = "-"
 
@@ -14,6 +15,12 @@ def grouped(count: float | None) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a count with what is counted: 1 image, 2,000 images."""
     return f"{grouped(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def tells_top5(result: Mapping[str, Any]) -> bool:
+    """Say whether top-5 says anything: of five classes or fewer the five likeliest are all."""
+    num_classes = result.get("num_classes")
+    return num_classes is None or num_classes > 5
 
 
 def compact(count: float | None) -> str:

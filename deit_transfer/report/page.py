@@ -14,13 +14,16 @@ Fact = tuple[str, str]
 
 
 class HeadRow(NamedTuple):
-    """Hold one head's scores on the test images, with the 95% interval of its top-1."""
+    """Hold one head's scores on the test images, with the 95% interval of its top-1.
+
+    `top5` is None where there are so few classes that it says nothing.
+    """
 
     name: str
     top1: float
     low: float
     high: float
-    top5: float
+    top5: float | None
     mean_per_class: float
     loss: float
 

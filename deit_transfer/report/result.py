@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from deit_transfer.report.look import PLAIN, Look, Screen, facts_table
-from deit_transfer.report.numbers import duration, grouped, percent
+from deit_transfer.report.numbers import duration, grouped, percent, tells_top5
 
 Result = Mapping[str, Any]
 Fact = tuple[str, RenderableType]
@@ -20,7 +20,8 @@ def result_table(result: Result) -> Screen:
     Args:
         result: A result object: `run`, `mode`, `dataset`, `model`, `start`, `seed`, `top1`,
             `top5`, `mean_per_class`, `loss`, `images_seen`, `epochs`, `seconds`,
-            `images_per_second`; and, each shown where it is given and not None: `top1_ci95`
+            `images_per_second`; `num_classes`, where it is known and 5 or less, leaves top-5 out;
+            and, each shown where it is given and not None: `top1_ci95`
             [low, high], `num_test_images`, `split` (scored; test when left out), `headline`,
             `heads`, `teacher_top1`, `teacher_agreement`, `val_top1_raw` and `val_top1_ema` (of
             the last epoch, on test where that selects), `weights` ("raw" or "ema", those
@@ -55,7 +56,7 @@ def _groups(result: Result, look: Look) -> Iterator[list[Fact]]:
 def _scores(result: Result, look: Look) -> list[Fact]:
     scores = [
         ("top-1", _top1(result), "top1"),
-        ("top-5", _points(result, "top5"), "top5"),
+        ("top-5", _points(result, "top5") if tells_top5(result) else "", "top5"),
         ("mean per class", _points(result, "mean_per_class"), "mean_per_class"),
     ]
     headline = result.get("headline", "top1")

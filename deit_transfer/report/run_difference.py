@@ -8,7 +8,7 @@ from rich.text import Text
 
 from deit_transfer.report.listings import difference_table
 from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import NOTHING, grouped, p_text, percent
+from deit_transfer.report.numbers import NOTHING, grouped, p_text, percent, tells_top5
 
 SIGNIFICANT = 0.05
 DIGEST_SHOWN = 16
@@ -20,9 +20,9 @@ def run_difference(facts: Mapping[str, Any]) -> Screen:
 
     Args:
         facts: `names` of the two; `settings` (each `setting`, `a`, `b`), `circumstances` (each
-            `fact`, `a`, `b`), `figures` (two each), `difference`, `difference_ci95`, `p_value`,
-            `test_method`, `num_images`, `only_a_right`, `only_b_right`, `both_right`,
-            `both_wrong`, `same_decision`.
+            `fact`, `a`, `b`), `figures` (two each), `num_classes`, `difference`,
+            `difference_ci95`, `p_value`, `test_method`, `num_images`, `only_a_right`,
+            `only_b_right`, `both_right`, `both_wrong`, `same_decision`.
     """
 
     def build(look: Look) -> RenderableType:
@@ -57,6 +57,8 @@ def _figures(facts: Mapping[str, Any], look: Look) -> RenderableType:
     for name in facts["names"]:
         table.add_column(look.text(name), justify="right", overflow="fold")
     for key, values in facts["figures"].items():
+        if key == "top5" and not tells_top5(facts):
+            continue
         digits = 4 if key == "loss" else 2
         table.add_row(TITLES[key], *(percent(value, digits=digits) for value in values))
     return table

@@ -62,6 +62,7 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
             {"fact": key, "a": facts[0].get(key), "b": facts[1].get(key)}
             for key in dict.fromkeys((*facts[0], *facts[1]))
         ],
+        "num_classes": answers[0].class_logits.shape[1],
         "figures": {key: [result.get(key) for result in results] for key in FIGURES},
         **_test(answers),
     }

@@ -17,7 +17,7 @@ from deit_transfer.engine.scoring import Predictions
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import UsageError
 from deit_transfer.models.views import NUM_VIEWS, Views
-from deit_transfer.run.evaluation_files import write_evaluation
+from deit_transfer.run.evaluation_files import check_folder, write_evaluation
 from deit_transfer.run.inputs import Inputs
 from deit_transfer.run.paper.beside import paper_beside
 from deit_transfer.run.result import score_facts
@@ -84,12 +84,15 @@ def evaluate(
         progress: Called with the (images answered, images) of all that is asked for.
 
     Raises:
-        UsageError: The network has no images of its own, or not the heads or resolution asked for.
+        UsageError: The network has no images of its own, or not the heads or resolution asked for;
+            or `out` is the folder of a run.
         DataError: There is no such run or split, or a dataset has classes it never saw.
     """
     doubled = [name for name in dataset_names if dataset_names.count(name) > 1]
     if doubled:
         raise UsageError(f"{doubled[0]} is given twice", hint="Name each dataset once")
+    if out is not None:
+        check_folder(out)
     scorer = open_scorer(str(subject), overrides=overrides)
     check_heads(scorer, tuple(heads))
     wanted = Wanted(

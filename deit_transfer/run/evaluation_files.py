@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.errors import ResourceError
+from deit_transfer.errors import ResourceError, UsageError
 from deit_transfer.report.confusion import confusion_png
 from deit_transfer.report.files import write_text_atomic
 from deit_transfer.report.reliability import reliability_png
+from deit_transfer.run.comparison_files import COMPARISON_FILE, DATASETS_FILE
 from deit_transfer.run.scored import (
     Answered,
     Temperature,
@@ -20,8 +21,22 @@ from deit_transfer.run.scored import (
     reliability_rows,
 )
 from deit_transfer.run.stored import write_predictions
+from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE
 
 EVALUATION_FILE = "evaluation.json"
+# each tells a folder that something else fills
+OWN_FILES = (RECIPE_FILE, RESULT_FILE, COMPARISON_FILE, DATASETS_FILE, "sweep.json", "epochs.json")
+
+
+def check_folder(out: Path) -> None:
+    """Refuse to mix an evaluation's files with those of a run, sweep or comparison."""
+    owned = [name for name in OWN_FILES if (out / name).is_file()]
+    if owned:
+        raise UsageError(
+            f"{out} has {owned[0]}, so it is the folder of a run or a comparison: an evaluation's "
+            "files would be mixed with its own",
+            hint=f"Name another folder, such as --out {out / 'evaluation'}",
+        )
 
 
 def write_evaluation(

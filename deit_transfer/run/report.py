@@ -17,7 +17,14 @@ from deit_transfer.report.datasets import row_cell, row_title
 from deit_transfer.report.efficiency import interval_cell, share_text
 from deit_transfer.report.files import check_replaceable, write_text_atomic
 from deit_transfer.report.html import comparison_html, datasets_html, is_report, run_html
-from deit_transfer.report.numbers import compact, counts_text, duration, grouped, percent
+from deit_transfer.report.numbers import (
+    compact,
+    counts_text,
+    duration,
+    grouped,
+    percent,
+    tells_top5,
+)
 from deit_transfer.report.page import (
     ArmRow,
     ComparisonPage,
@@ -180,8 +187,15 @@ def _comparison_page(place: Path, library: Library) -> ComparisonPage:
         sentences=list((comparison.get("label_efficiency") or {}).get("sentences") or []),
         differences=[difference_line(one) for one in comparison.get("differences") or []],
         cautions=footnotes(comparison),
-        arm_titles=("top-5", "mean per class", "images seen", "time", "images/s", "paper"),
-        arms=_arm_rows(comparison["arms"]),
+        arm_titles=(
+            *["top-5"] * tells_top5(comparison),
+            "mean per class",
+            "images seen",
+            "time",
+            "images/s",
+            "paper",
+        ),
+        arms=_arm_rows(comparison["arms"], with_top5=tells_top5(comparison)),
         charts=charts,
         figures=_figures(place, drawn=bool(charts)),
         tables=_efficiency_tables(comparison),
@@ -250,13 +264,13 @@ def _find_run(place: Path, named: Path) -> RunFolder | None:
     return None
 
 
-def _arm_rows(arms: Sequence[Mapping[str, Any]]) -> list[ArmRow]:
+def _arm_rows(arms: Sequence[Mapping[str, Any]], *, with_top5: bool) -> list[ArmRow]:
     best = max(arm["top1_mean"] for arm in arms)
     rows = []
     for arm in arms:
         low, high = arm.get("top1_ci95") or (None, None)
         cells = (
-            percent(arm.get("top5_mean")),
+            *[percent(arm.get("top5_mean"))] * with_top5,
             percent(arm.get("mean_per_class_mean")),
             compact(arm.get("images_seen_mean")),
             duration(arm.get("seconds_mean")),

@@ -54,6 +54,7 @@ def score_facts(predictions: Predictions, images: ImageSet) -> dict[str, Any]:
         "loss": joint.loss,
         "top1_ci95": [interval.low, interval.high],
         "num_test_images": joint.n,
+        "num_classes": predictions.class_logits.shape[1],
     }
     if predictions.distil_logits is not None:
         facts["heads"] = {name: scores.top1 for name, scores in heads.items()}

@@ -25,7 +25,7 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.recipe.show import annotated_toml
 from deit_transfer.report.charts import Chart, Curve, line_chart
 from deit_transfer.report.epochs import epoch_columns
-from deit_transfer.report.numbers import counts_text, percent
+from deit_transfer.report.numbers import counts_text, percent, tells_top5
 from deit_transfer.report.page import (
     ClassRow,
     ConfusedRow,
@@ -179,7 +179,8 @@ def _head_rows(stored: StoredPredictions) -> list[HeadRow]:
     for name in stored.heads:
         one = scores[name]
         interval = wilson_interval(round(one.top1 * one.n / 100), one.n)
-        figures = (one.top5, one.mean_per_class, one.loss)
+        top5 = one.top5 if tells_top5({"num_classes": stored.class_logits.shape[1]}) else None
+        figures = (top5, one.mean_per_class, one.loss)
         rows.append(HeadRow(HEAD_NAMES[name], one.top1, interval.low, interval.high, *figures))
     return rows
 

@@ -4,15 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deit_transfer.analysis.groups import groups_by_name
-from deit_transfer.data.catalog import load_dataset
-from deit_transfer.data.contract import ImageSet, Split
+from deit_transfer.data.catalog import load_dataset, offers_options
+from deit_transfer.data.contract import ImageSet, Options, Split
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
+from deit_transfer.report.numbers import counted
 from deit_transfer.run.inputs import Inputs, load_inputs, spoken_name
 from deit_transfer.run.scorer import Scorer, in_classes_of
 from deit_transfer.run.workdir import RECIPE_FILE
+
+# fewer than these leave a temperature uncertain by a tenth and more: a guess
+FEW_TO_FIT_ON = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +75,14 @@ def own_target(scorer: Scorer, own: Inputs | None, split: Split) -> Target:
 def named_target(
     scorer: Scorer, name: str, split: Split, own: Inputs | None, stop: StopSignals
 ) -> Target:
-    data_dir = scorer.recipe.data.data_dir
+    settings = scorer.recipe.data
+    # what the run was taught to be a class is what it can be asked about
+    options = Options(level=settings.level, class_order=settings.class_order)
     dataset = load_dataset(
         name,
-        data_dir=Path(data_dir) if data_dir else None,
+        data_dir=Path(settings.data_dir) if settings.data_dir else None,
         for_evaluation=True,
+        options=options if offers_options(name) else None,
         progress=lambda _done, _total: stop.check(),
     )
     known = dict(zip(own.class_names, own.dataset.groups, strict=False)) if own is not None else {}
@@ -99,5 +106,10 @@ def fitting_images(own: Inputs | None, *, split: Split, notes: list[str]) -> Ima
     elif split == "val":
         notes.append("no temperature is fitted: it would be measured on the images it is fitted on")
     else:
+        if len(own.val) < FEW_TO_FIT_ON:
+            notes.append(
+                f"the temperature is fitted on {counted(len(own.val), 'validation image')} only: "
+                "another draw of so few may give quite another one"
+            )
         return own.val
     return None

@@ -136,7 +136,9 @@ def test_the_temperature_is_fitted_on_validation_and_measured_on_test(noisy: Pat
     assert facts["temperature"] == pytest.approx(best, rel=0.02)
     assert facts["nll_scaled"] == pytest.approx(loss(logits, labels, facts["temperature"]))
     assert facts["nll"] == pytest.approx(loss(logits, labels, 1.0), rel=1e-5)
-    assert told(noisy, RUN, "--no-temperature")["calibration"]["temperature"] is None
+    without = told(noisy, RUN, "--no-temperature")
+    assert without["calibration"]["temperature"] is None
+    assert not any("temperature" in note for note in without["notes"])
 
 
 def test_two_views_are_the_mean_of_the_probabilities(noisy: Path) -> None:
@@ -196,6 +198,32 @@ def test_a_temperature_for_another_dataset_is_fitted_on_the_runs_own(noisy: Path
     assert other["calibration"]["temperature"] == own["calibration"]["temperature"]
     assert other["calibration"]["fitted_on"].endswith("of noisy")
     assert told(noisy, RUN, "photos")["calibration"]["temperature"] is None
+
+
+def test_a_temperature_fitted_on_few_images_is_said_to_be(noisy: Path) -> None:
+    num_val = told(noisy, RUN, "--split=val")["num_test_images"]
+    notes = told(noisy, RUN)["notes"]
+    assert any(f"fitted on {num_val} validation images only" in note for note in notes)
+    assert f"fitted on {num_val} validation images only" in shown(noisy, RUN)
+
+
+def test_top_5_of_three_classes_is_kept_but_not_shown(noisy: Path) -> None:
+    options = ("--heads=class,joint", "--no-temperature")
+    assert "top-5" not in shown(noisy, RUN, *options)
+    assert "top-5" not in shown(noisy, RUN, "photos", "pairs", *options)
+    result = told(noisy, RUN, *options)
+    assert (result["num_classes"], result["top5"]) == (3, 100)
+    assert result["head_scores"]["class"]["top5"] == 100
+
+
+def test_files_are_not_mixed_with_those_of_a_run(noisy: Path) -> None:
+    before = sorted(path.name for path in (noisy / RUN).iterdir())
+    ended = run_program("evaluate", RUN, f"--out={RUN}", folder=noisy)
+    assert ended.code == USAGE
+    assert "runs/noisy has recipe.toml, so it is the folder of a run" in ended.said
+    assert f"--out {RUN}/evaluation" in ended.said
+    assert ended.out == ""
+    assert sorted(path.name for path in (noisy / RUN).iterdir()) == before
 
 
 def test_classes_are_grouped_by_their_training_images(noisy: Path) -> None:

@@ -127,6 +127,10 @@ def test_the_level_and_the_order_of_classes_come_from_flag_and_recipe(known, tmp
     assert load_recipe(str(Path(result["run"]) / "recipe.toml")).data.level == "genus"
     classes = json.loads((Path(result["run"]) / "classes.json").read_text())
     assert classes == {"class_names": ["Aix", "Amanita", "Anas"]}
+    # a run of genera is asked about genera, without saying so again
+    again = command("evaluate", result["run"], "inat2018", *place(data_dir))
+    assert again["top1"] == result["top1"]
+    assert again["num_test_images"] == result["num_test_images"]
     refused = CliRunner().invoke(app, ["data", "check", "digits", "--set", "data.train_limit=50"])
     assert isinstance(refused.exception, UsageError)
     assert "data.train_limit changes nothing there" in str(refused.exception)

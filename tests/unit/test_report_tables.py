@@ -14,6 +14,7 @@ from rich.console import Console
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
 from deit_transfer.report.comparison import verdict
 from deit_transfer.report.header import HeaderFacts
+from deit_transfer.report.markdown import comparison_markdown
 from deit_transfer.report.tables import (
     check_table,
     comparison_table,
@@ -426,6 +427,16 @@ def test_the_comparison_of_one_seed_shows_wilsons_ends():
 def test_the_paper_has_a_column_only_where_it_has_a_figure():
     assert "97.5" in rendered(comparison_table(comparison()))
     assert "paper" not in rendered(comparison_table(comparison(paper=None)))
+
+
+@pytest.mark.parametrize(("num_classes", "shown"), [(5, False), (6, True), (None, True)])
+def test_top_5_has_a_place_only_where_it_says_something(num_classes, shown):
+    found = comparison() | {"num_classes": num_classes}
+    screens = [result_table(RESULT | {"num_classes": num_classes}), comparison_table(found)]
+    for screen in screens:
+        assert ("top-5" in rendered(screen)) == shown
+    assert ("99.81" in rendered(screens[0])) == shown
+    assert comparison_markdown(found).count("| top-5 |") == (2 if shown else 0)
 
 
 def test_a_clear_gain_is_called_one():
