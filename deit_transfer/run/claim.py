@@ -25,8 +25,7 @@ from deit_transfer.run.workdir import (
     RECIPE_FILE,
     RESULT_FILE,
     RunFolder,
-    create_numbered_folder,
-    create_run_folder,
+    create_named_folder,
     find_runs,
     taken,
 )
@@ -193,10 +192,7 @@ def _teacher_digest(teacher: str) -> str:
 def _start(out: Path, name: str | None, recipe: Recipe, key: str) -> RunFolder:
     dataset = Path(recipe.data.dataset).name
     automatic = f"{dataset}/{recipe.mode}-{recipe.model.name}-seed{recipe.run.seed}"
-    if name is not None:
-        folder = create_run_folder(out, name)
-    else:
-        folder = create_numbered_folder(out, automatic)
+    folder = create_named_folder(out, name, automatic=automatic)
     _begin(folder, recipe, key)
     return folder
 

@@ -20,7 +20,7 @@ from deit_transfer.run.arms import (
     with_equal_images,
     with_seed,
 )
-from deit_transfer.run.comparison_files import refuse_taken_name, write_comparison
+from deit_transfer.run.comparison_files import write_comparison
 from deit_transfer.run.fractions import (
     as_size,
     at_fraction,
@@ -38,6 +38,7 @@ from deit_transfer.run.probing import probe_or_reuse
 from deit_transfer.run.ready import GO_ON, Ready, check_all, read_starts, shared_inputs
 from deit_transfer.run.soup import SOUP, make_soup
 from deit_transfer.run.trials import Trained, answers_on_test, train_or_reuse
+from deit_transfer.run.workdir import refuse_taken_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def compare(
         DataError: The arms would not see the same data.
     """
     observer, overrides = observer or Silent(), overrides or {}
-    refuse_taken_name(out, name)
+    refuse_taken_name(out, name, what="comparison")
     shares = check_fractions(fractions, overrides)
 
     # All that can be wrong is found before anything is trained

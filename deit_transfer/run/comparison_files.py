@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.errors import UsageError
 from deit_transfer.report.figures import Series, curves_png, efficiency_png
 from deit_transfer.report.markdown import comparison_markdown, datasets_markdown
 from deit_transfer.run.environment import describe_environment
 from deit_transfer.run.trials import Trained
-from deit_transfer.run.workdir import RunFolder, create_numbered_folder, create_run_folder
+from deit_transfer.run.workdir import create_named_folder
 
 COMPARISON_FILE = "comparison.json"
 DATASETS_FILE = "datasets.json"
@@ -18,14 +17,6 @@ FIGURE_FILE = "curves.png"
 EFFICIENCY_FILE = "label-efficiency.png"
 REPORT_FILE = "report.md"
 FOLDERS = "comparisons"
-
-
-def refuse_taken_name(out: Path, name: str | None) -> None:
-    """Raise UsageError where the folder that is asked for is there already."""
-    if name is not None and (out / name).exists():
-        raise UsageError(
-            f"{out / name} exists already", hint="Give the new comparison another --name"
-        )
 
 
 def write_comparison(
@@ -45,7 +36,8 @@ def write_comparison(
         out: Folder that holds the runs.
         name: The folder below `out`; None makes one.
     """
-    folder = _make_folder(out, name, f"{comparison['dataset']}-{comparison['model']}")
+    automatic = f"{FOLDERS}/{comparison['dataset']}-{comparison['model']}"
+    folder = create_named_folder(out, name, automatic=automatic)
     comparison = {**comparison, "folder": str(folder)}
     title = f"{comparison['model']} on {comparison['dataset']}"
     paper = {a["arm"]: a["paper_top1"] for a in comparison["arms"] if a["paper_top1"] is not None}
@@ -70,18 +62,12 @@ def write_comparison(
 
 def write_datasets(table: Mapping[str, Any], *, out: Path, name: str | None) -> dict[str, Any]:
     """Write the table of several datasets into a folder of its own, and return it with its path."""
-    folder = _make_folder(out, name, "datasets")
+    folder = create_named_folder(out, name, automatic=f"{FOLDERS}/datasets")
     table = {**table, "folder": str(folder)}
     folder.write_json(DATASETS_FILE, table)
     page = datasets_markdown(table, command=_command(), environment=_machine())
     folder.write_text(REPORT_FILE, page)
     return table
-
-
-def _make_folder(out: Path, name: str | None, title: str) -> RunFolder:
-    if name is None:
-        return create_numbered_folder(out / FOLDERS, title)
-    return create_run_folder(out, name)
 
 
 def _command() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
 from deit_transfer.analysis.length import gain
-from deit_transfer.errors import RecipeError, UsageError
+from deit_transfer.errors import RecipeError
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
 from deit_transfer.recipe.space import search_error
@@ -26,7 +26,7 @@ from deit_transfer.run.trials import (
     with_teacher,
     without_teacher,
 )
-from deit_transfer.run.workdir import RunFolder, create_numbered_folder, create_run_folder
+from deit_transfer.run.workdir import RunFolder, create_named_folder, refuse_taken_name
 
 EPOCHS_FILE = "epochs.json"
 FIGURE_FILE = "epochs.png"
@@ -75,8 +75,7 @@ def epochs(
         RecipeError: A length cannot be trained; all faults are listed, and nothing was trained.
         UsageError: The name is taken.
     """
-    if name is not None and (out / name).exists():
-        raise UsageError(f"{out / name} exists already", hint="Give the new figure another --name")
+    refuse_taken_name(out, name, what="figure")
     cells = _cells(
         dataset,
         lengths=sorted(lengths),
@@ -92,13 +91,8 @@ def epochs(
     all_seeds = range(first_seed, first_seed + seeds)
     _train(cells, all_seeds, ready, out=out, observer=observer)
     found = _outcome(cells, all_seeds, ready.inputs)
-    title = f"{found['dataset']}-{found['mode']}-{found['model']}"
-    folder = (
-        create_numbered_folder(out / FOLDERS, title)
-        if name is None
-        else create_run_folder(out, name)
-    )
-    return _write(folder, found)
+    automatic = f"{FOLDERS}/{found['dataset']}-{found['mode']}-{found['model']}"
+    return _write(create_named_folder(out, name, automatic=automatic), found)
 
 
 def _cells(

@@ -7,8 +7,9 @@ from typing import Any
 from deit_transfer.errors import DeitTransferError, StoppedError, UsageError
 from deit_transfer.run.arms import Budget, check_arm_names
 from deit_transfer.run.compare import compare
-from deit_transfer.run.comparison_files import refuse_taken_name, write_datasets
+from deit_transfer.run.comparison_files import write_datasets
 from deit_transfer.run.observer import Observer, Silent
+from deit_transfer.run.workdir import refuse_taken_name
 
 
 def compare_datasets(
@@ -49,7 +50,7 @@ def compare_datasets(
     twice = sorted({one for one in datasets if list(datasets).count(one) > 1})
     if twice:
         raise UsageError(f"{twice[0]} is given twice", hint="Name each dataset once")
-    refuse_taken_name(out, name)
+    refuse_taken_name(out, name, what="comparison")
     check_arm_names(arms, taught=any(key.startswith("distil.") for key in overrides))
 
     comparisons: list[dict[str, Any]] = []

@@ -169,6 +169,19 @@ def taken(folder: RunFolder) -> UsageError:
     )
 
 
+def refuse_taken_name(out: Path, name: str | None, *, what: str) -> None:
+    """Raise UsageError where the folder that is asked for, of a `what`, is there already."""
+    if name is not None and (out / name).exists():
+        raise UsageError(f"{out / name} exists already", hint=f"Give the new {what} another --name")
+
+
+def create_named_folder(out: Path, name: str | None, *, automatic: str) -> RunFolder:
+    """Make `out/name`, which must be new; without a name, the next free one of `out/automatic`."""
+    if name is None:
+        return create_numbered_folder(out, automatic)
+    return create_run_folder(out, name)
+
+
 def create_numbered_folder(out: Path, name: str) -> RunFolder:
     """Make `out/name`, or the first free of `out/name-2`, `out/name-3`, ..., safe under races."""
     number = 1

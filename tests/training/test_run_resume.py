@@ -137,7 +137,7 @@ def test_the_whole_run_is_worth_comparing_with(place: Path) -> None:
         pytest.param(
             "at-birth",
             [
-                Strike("deit_transfer.run.claim:create_run_folder", after=True),
+                Strike("deit_transfer.run.workdir:create_run_folder", after=True),
                 Strike(f"{WORKDIR}.write_text", 1, after=True),
                 Strike(f"{WORKDIR}.write_text", 3, after=True),
                 Strike("deit_transfer.run.train:record_blueprint", after=True),
