@@ -25,6 +25,7 @@ from deit_transfer.engine.objectives import make_objective
 from deit_transfer.engine.param_groups import make_optimizer
 from deit_transfer.engine.precision import resolve_device, resolve_precision
 from deit_transfer.models.classifier import build_classifier, choose_attention
+from deit_transfer.models.compile import compile_network
 
 NUM_CLASSES = 10
 
@@ -60,7 +61,9 @@ def timm_step(
     return step
 
 
-def our_step(*, name: str, batch_size: int, resolution: int, device_name: str) -> Work:
+def our_step(
+    *, name: str, batch_size: int, resolution: int, device_name: str, compiled: bool = False
+) -> Work:
     """Prepare a step of the program's own loop."""
     device = resolve_device(device_name)
     precision = resolve_precision("auto", device)
@@ -71,7 +74,9 @@ def our_step(*, name: str, batch_size: int, resolution: int, device_name: str) -
     choice = choose_attention(
         classifier, resolution=resolution, device=device, dtype=precision.dtype
     )
-    print(f"ours: {precision.name} ({precision.reason})")
+    if compiled:
+        compile_network(classifier, device=device)
+    print(f"ours: {precision.name} ({precision.reason}){', compiled' if compiled else ''}")
     print(f"ours: {choice.attention} attention; freed memory is kept: {kept}")
     pixels = torch.zeros(batch_size, 3, 1, 1, dtype=torch.uint8)
     indices = torch.arange(batch_size)

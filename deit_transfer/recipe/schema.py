@@ -212,6 +212,9 @@ class Run(Section):
     attention: Literal["auto", "fused", "plain"] = Field(
         default="auto", description="Attention kernel; auto times both for a moment."
     )
+    compile: bool = Field(
+        default=False, description="Let torch.compile fuse the layers: slow to start, then faster."
+    )
     workers: int | None = Field(
         default=None, ge=0, le=64, description="Loader processes; left out: fits the machine."
     )

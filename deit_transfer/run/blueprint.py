@@ -9,6 +9,7 @@ from deit_transfer.engine.allocator import keep_freed_memory
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
 from deit_transfer.models.classifier import Attention, Classifier, choose_attention, set_attention
+from deit_transfer.models.compile import compile_network
 from deit_transfer.models.start import StartWeights
 from deit_transfer.models.surgery import LoadReport
 from deit_transfer.recipe.durations import Durations
@@ -96,6 +97,8 @@ def draw_blueprint(
             fit_budget(durations, estimated_s=estimated_s, budget_s=budget_s)
         )
         estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
+    if recipe.run.compile:
+        compile_network(classifier, device=device)
     return Blueprint(
         recipe=recipe,
         inputs=inputs,

@@ -42,6 +42,7 @@ PLACE_SETTINGS = {
     "run.eval_batch_size",
     "run.save_every_minutes",
     "run.attention",
+    "run.compile",
     "run.precision",
     "distil.cache",
 }

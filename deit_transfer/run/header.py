@@ -41,6 +41,7 @@ def header_facts(blueprint: Blueprint, *, folder: str) -> HeaderFacts:
         precision=precision.name,
         precision_reason=precision.reason,
         attention=blueprint.attention,
+        compiled=recipe.run.compile,
         keeps_memory=blueprint.keeps_memory,
         world_size=blueprint.world.size,
         batch_size=schedule.batch_size,

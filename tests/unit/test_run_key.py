@@ -104,6 +104,7 @@ DEFAULTS = json.loads("""
   "device": "auto",
   "precision": "auto",
   "attention": "auto",
+  "compile": false,
   "workers": null,
   "time_budget_minutes": null,
   "eval_batch_size": 128,
