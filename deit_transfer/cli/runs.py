@@ -7,6 +7,7 @@ import typer
 
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag
+from deit_transfer.errors import DataError
 
 app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -20,6 +21,12 @@ def list_(
     from deit_transfer.report.tables import runs_table
     from deit_transfer.run.inspect import describe_runs
 
+    # the default folder is not there before the first run; one that was named should be
+    if folder != DEFAULT_OUT and not folder.is_dir():
+        raise DataError(
+            f"there is no folder {folder}",
+            hint=f"Name the folder that holds your runs; without a name it is {DEFAULT_OUT}",
+        )
     rows = describe_runs(folder)
     Output(as_json=as_json).finish({"runs": rows}, runs_table(rows))
 

@@ -13,6 +13,7 @@ from deit_transfer.report.confusion import confusion_png
 from deit_transfer.report.files import write_text_atomic
 from deit_transfer.report.reliability import reliability_png
 from deit_transfer.run.comparison_files import COMPARISON_FILE, DATASETS_FILE
+from deit_transfer.run.epochs import EPOCHS_FILE
 from deit_transfer.run.scored import (
     Answered,
     Temperature,
@@ -20,12 +21,13 @@ from deit_transfer.run.scored import (
     per_class_facts,
     reliability_rows,
 )
+from deit_transfer.run.search import SWEEP_FILE
 from deit_transfer.run.stored import write_predictions
 from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE
 
 EVALUATION_FILE = "evaluation.json"
 # each tells a folder that something else fills
-OWN_FILES = (RECIPE_FILE, RESULT_FILE, COMPARISON_FILE, DATASETS_FILE, "sweep.json", "epochs.json")
+OWN_FILES = (RECIPE_FILE, RESULT_FILE, COMPARISON_FILE, DATASETS_FILE, SWEEP_FILE, EPOCHS_FILE)
 
 
 def check_folder(out: Path) -> None:

@@ -36,12 +36,21 @@ from deit_transfer.report.page import (
 )
 from deit_transfer.report.thumbnails import data_uri
 from deit_transfer.run.comparison_files import COMPARISON_FILE, DATASETS_FILE, FIGURE_FILE
+from deit_transfer.run.epochs import EPOCHS_FILE
+from deit_transfer.run.epochs import REPORT_FILE as EPOCHS_PAGE
 from deit_transfer.run.inputs import load_inputs
 from deit_transfer.run.page_answers import Pictures, read_answers
 from deit_transfer.run.run_page import run_page
-from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, RunFolder
+from deit_transfer.run.search import REPORT_FILE as SWEEP_PAGE
+from deit_transfer.run.search import SWEEP_FILE
+from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, RunFolder, find_runs
 
 PAGE_FILE = "report.html"
+# folders of other kinds by the file that tells them: what they are, and the page they hold
+OTHER_FOLDERS = {
+    SWEEP_FILE: ("sweep", SWEEP_PAGE),
+    EPOCHS_FILE: ("figure of accuracy by length", EPOCHS_PAGE),
+}
 PICTURES_OF_A_RUN = 6  # at the most, where a run is one of several on a page
 NOT_WANTED = Pictures(test=None)
 
@@ -94,11 +103,7 @@ def report(
         runs, text, answer = [], datasets_html(table), table.answers[0].answer
         kind, notes = "datasets", list(table.failed)
     else:
-        raise DataError(
-            f"{place} is neither a run nor a comparison: it has no {RECIPE_FILE} and no "
-            f"{COMPARISON_FILE}",
-            hint="deit-transfer runs list shows the runs below a folder",
-        )
+        raise _nothing_to_report(place)
     write_text_atomic(path, text)
     notes += dict.fromkeys(run.pictures_note for run in runs if run.pictures_note)
     return {
@@ -150,6 +155,35 @@ class Library:
         changed = known is not None and known != inputs.fingerprint
         note = "The dataset has changed since; images that are gone or relabelled are not shown."
         return Pictures(test=inputs.test, note=note if changed else "")
+
+
+def _nothing_to_report(place: Path) -> DataError:
+    """Say what a folder is that no page can be written about, and what to name instead."""
+    list_them = "deit-transfer runs list FOLDER shows the runs below a folder"
+    if not place.is_dir():
+        return DataError(f"There is no folder {place}", hint=list_them)
+    for name, (kind, own_page) in OTHER_FOLDERS.items():
+        if (place / name).is_file():
+            said = f"{place} is a {kind}, whose page is {place / own_page}; report writes pages on"
+            return DataError(
+                f"{said} runs and comparisons", hint=f"deit-transfer report {_run_of(place / name)}"
+            )
+    inside = [path.parent for path in sorted(place.rglob(COMPARISON_FILE))]
+    inside += [run.path for run in reversed(find_runs(place))]
+    return DataError(
+        f"{place} is neither a run nor a comparison: it has no {RECIPE_FILE} and no "
+        f"{COMPARISON_FILE}",
+        hint=f"Below it there is one: deit-transfer report {inside[0]}" if inside else list_them,
+    )
+
+
+def _run_of(file: Path) -> str:
+    """Return the run that a sweep's or a length figure's object puts first, RUN without one."""
+    found = _read(file, ())
+    if winner := found.get("winner"):
+        return str(winner["run"])
+    runs = [run for one in found.get("points") or [] for arm in one["arms"] for run in arm["runs"]]
+    return str(runs[-1]["run"]) if runs else "RUN"
 
 
 def _check_replaceable(path: Path) -> None:

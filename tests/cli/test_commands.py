@@ -56,10 +56,19 @@ def test_runs_are_listed_and_shown(workplace: Path, finished: Ended) -> None:
     assert "6/6" in shown
 
 
-def test_runs_of_an_empty_place_are_none(workplace: Path) -> None:
-    shown, told = answers(workplace, "runs", "list", "nowhere")
-    assert told == {"runs": []}
-    assert "no runs" in shown
+def test_runs_of_an_empty_place_are_none(workplace: Path, tmp_path: Path) -> None:
+    # before the first run the usual folder is not there
+    for folder, place in ((workplace, ("photos",)), (tmp_path, ())):
+        shown, told = answers(folder, "runs", "list", *place)
+        assert told == {"runs": []}
+        assert "no runs" in shown
+
+
+def test_runs_of_a_folder_that_is_not_there_are_an_error(workplace: Path) -> None:
+    ended = run_program("runs", "list", "nowhere", folder=workplace)
+    assert (ended.code, ended.out) == (3, "")
+    assert "there is no folder nowhere" in ended.said
+    assert "without a name it is runs" in ended.said
 
 
 def test_datasets_are_listed_and_checked(workplace: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_table_of_the_paper_stands_beside_our_runs(
 def test_paper_refuses_what_it_does_not_know(workplace: Path) -> None:
     ended = run_program("paper", "table66", folder=workplace)
     assert ended.code == 2
-    assert "Did you mean table6" in ended.said
+    assert "tables 1-9, and figures 1 and 3, as in table6" in ended.said
     assert run_program("paper", "--out", "x.png", folder=workplace).code == 2
     assert run_program("paper", "table1", "--out", "x.png", folder=workplace).code == 2
 

@@ -150,7 +150,8 @@ def test_images_that_are_other_ones_now_are_not_shown(hard: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
-        (("nowhere",), 3, "neither a run nor a comparison"),
+        (("nowhere",), 3, "There is no folder nowhere"),
+        (("runs",), 3, "Below it there is one: deit-transfer report runs/"),
         (("runs/first", "--out=thesis.html"), 2, "not a report of this program"),
     ],
 )
@@ -262,3 +263,27 @@ def test_a_damaged_comparison_is_refused(tmp_path: Path) -> None:
         (tmp_path / "bad" / "comparison.json").write_text(text)
         with pytest.raises(DataError, match=r"comparison\.json"):
             report(tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "page", "run"),
+    [
+        ("sweep.json", {"winner": {"run": "sought/trial-002"}}, "sweep.md", "sought/trial-002"),
+        ("sweep.json", {"winner": None}, "sweep.md", "RUN"),
+        (
+            "epochs.json",
+            {"points": [{"arms": [{"runs": [{"run": "runs/a"}, {"run": "runs/b"}]}]}]},
+            "epochs.md",
+            "runs/b",
+        ),
+    ],
+)
+def test_other_folders_are_named_with_what_to_report(
+    tmp_path: Path, file: str, content: dict, page: str, run: str
+) -> None:
+    place = tmp_path / "sought"
+    place.mkdir()
+    (place / file).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"whose page is {place / page}") as caught:
+        report(place)
+    assert caught.value.hint == f"deit-transfer report {run}"

@@ -354,3 +354,30 @@ def test_only_plain_scores_on_test_stand_beside_the_papers(tmp_path: Path) -> No
         (tmp_path / f"{number}.json").write_text(json.dumps(score | change))
     found = [Path(one["file"]).stem for one in collect_evidence(tmp_path).scores]
     assert found == ["0", "1"]
+
+
+def test_runs_on_other_data_are_said_to_have_no_place() -> None:
+    write_tuned("tuned")
+    for name in ("one", "two"):
+        write_run(RUNS / name, "finetune/folder", settings={"data.dataset": "photos"})
+    said = "not shown: 2 runs on photos"
+    for table in ("table5", "table6"):
+        notes = paper_table(table, runs=RUNS)["notes"]
+        assert sum(note.startswith(said) for note in notes) == 1
+        assert any("deit-transfer runs list runs" in note for note in notes)
+    # a table without runs, and one that has a place for those of any dataset
+    assert not any(said in note for note in paper_table("table9", runs=RUNS)["notes"])
+    for name, epochs in (("short", 2), ("long", 4)):
+        settings = {"data.dataset": "photos", "schedule.epochs": epochs}
+        write_run(RUNS / "scratch" / name, "scratch/folder", settings=settings)
+    assert not any("on photos" in note and "not shown" in note for note in figure3_notes())
+
+
+def figure3_notes() -> list[str]:
+    return paper_table("figure3", runs=RUNS)["notes"]
+
+
+def test_what_is_no_table_is_answered_in_short() -> None:
+    with pytest.raises(UsageError, match="tables 1-9, and figures 1 and 3") as caught:
+        paper_table("table12", runs=RUNS)
+    assert len(caught.value.message) < 100

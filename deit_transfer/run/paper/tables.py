@@ -1,16 +1,17 @@
 """Own `paper`: a table or figure of the paper with what was measured here beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.errors import UsageError, did_you_mean
+from deit_transfer.errors import UsageError
 from deit_transfer.report.canvas import check_png
+from deit_transfer.report.numbers import counted, listed
 from deit_transfer.report.paper_charts import figure1_png, figure3_png
 from deit_transfer.report.paper_figures import TABLES
 from deit_transfer.run.paper.cells import Filled, filled_table
 from deit_transfer.run.paper.decisions import fill_table4
-from deit_transfer.run.paper.evidence import Evidence, collect_evidence
+from deit_transfer.run.paper.evidence import DATASETS, Evidence, collect_evidence
 from deit_transfer.run.paper.facts import fill_table1, fill_table8, fill_table9
 from deit_transfer.run.paper.networks import fill_figure1, fill_table5, fill_table6
 from deit_transfer.run.paper.training import (
@@ -34,6 +35,8 @@ MADE_BY = {
     "figure1": "throughput MODEL... --against RUNS",
     "figure3": "epochs DATASET --grid N,N --teacher MODEL",
 }
+# tables in which no accuracy of a run belongs
+WITHOUT_RUNS = ("table1", "table8", "table9")
 _FILLERS: dict[str, Callable[[Evidence], Filled]] = {
     "table1": fill_table1,
     "table2": fill_table2,
@@ -69,15 +72,32 @@ def paper_table(name: str, *, runs: Path) -> dict[str, Any]:
     """
     if name not in TABLES:
         raise UsageError(
-            f"There is no {name!r} here; choose one of {', '.join(TABLES)}",
-            hint=did_you_mean(name, TABLES) or "deit-transfer paper lists them",
+            f"There is no {name!r} here: there are tables 1-9, and figures 1 and 3, as in table6",
+            hint="deit-transfer paper lists them",
         )
     table, found = TABLES[name], collect_evidence(runs)
     rows, further, notes = _FILLERS[name](found)
-    facts = filled_table(
-        table, rows, columns=[*table.columns, *further], notes=[*notes, *found.skipped]
-    )
+    columns = [*table.columns, *further]
+    facts = filled_table(table, rows, columns=columns, notes=[*notes, *found.skipped])
+    facts["notes"] += _elsewhere(facts, found)
     return facts | {"runs": str(runs), "num_runs": len(found.runs), "figure": None}
+
+
+def _elsewhere(facts: Mapping[str, Any], found: Evidence) -> list[str]:
+    """Say which runs have no place in a table, as their datasets are not the paper's."""
+    if facts["table"] in WITHOUT_RUNS:
+        return []
+    cells = [cell for row in facts["rows"] for cell in row["here"] or () if cell is not None]
+    shown = {run for cell in cells for run in cell.get("runs", ())}
+    known = {run.dataset for run in found.runs if str(run.folder) in shown} | DATASETS.keys()
+    others = [run for run in found.runs if run.dataset not in known]
+    if not others:
+        return []
+    names = listed(sorted({run.dataset for run in others}), most=3)
+    return [
+        f"not shown: {counted(len(others), 'run')} on {names}, of which the paper has no figures; "
+        f"they are in deit-transfer runs list {found.out}"
+    ]
 
 
 def draw_figure(facts: dict[str, Any], path: Path) -> None:
