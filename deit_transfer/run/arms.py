@@ -118,11 +118,6 @@ def choose_arms(
     ]
 
 
-def with_seed(arm: Arm, seed: int) -> Arm:
-    """Return the arm with another seed."""
-    return arm.with_recipe(run=arm.recipe.run.model_copy(update={"seed": seed}))
-
-
 def with_equal_images(arms: Sequence[Arm], num_images: int) -> list[Arm]:
     """Return the arms, each to see as many images as the fine-tuned one (the first without one).
 

@@ -18,7 +18,6 @@ from deit_transfer.run.arms import (
     check_arm_names,
     choose_arms,
     with_equal_images,
-    with_seed,
 )
 from deit_transfer.run.comparison_files import write_comparison
 from deit_transfer.run.fractions import (
@@ -37,7 +36,7 @@ from deit_transfer.run.observer import Observer, Silent
 from deit_transfer.run.probing import probe_or_reuse
 from deit_transfer.run.ready import GO_ON, Ready, check_all, read_starts, shared_inputs
 from deit_transfer.run.soup import SOUP, make_soup
-from deit_transfer.run.trials import Trained, answers_on_test, train_or_reuse
+from deit_transfer.run.trials import Trained, answers_on_test, train_or_reuse, with_seed
 from deit_transfer.run.workdir import refuse_taken_name
 
 
@@ -190,7 +189,7 @@ def _train_size(
             )
             observer.note(f"\n{arm.name}{of_seeds}{size}")
             do = probe_or_reuse if arm.is_probe else train_or_reuse
-            recipe = with_seed(arm, seed).recipe
+            recipe = with_seed(arm.recipe, seed)
             start = ready.start_of(recipe)
             done = do(recipe, start, ready.inputs, out=out, observer=observer)
             trained[arm.name].append(done)

@@ -23,6 +23,7 @@ from deit_transfer.run.trials import (
     Trained,
     answers_on_test,
     train_or_reuse,
+    with_seed,
     with_teacher,
     without_teacher,
 )
@@ -144,8 +145,7 @@ def _train(
     )
     for place, (cell, seed) in enumerate(order, start=1):
         observer.note(f"\nrun {place} of {total}: {cell.arm}, {cell.epochs} epochs, seed {seed}")
-        run = cell.recipe.run.model_copy(update={"seed": seed})
-        recipe = cell.recipe.model_copy(update={"run": run})
+        recipe = with_seed(cell.recipe, seed)
         start = ready.start_of(recipe)
         cell.runs.append(train_or_reuse(recipe, start, ready.inputs, out=out, observer=observer))
 

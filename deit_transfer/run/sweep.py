@@ -85,9 +85,7 @@ def sweep(
             start=start,
             overrides={**overrides, **settings},
         )
-        recipe, label = with_validation(chosen, overrides)
-        labels.extend([label] if label is not None and label not in labels else [])
-        return recipe
+        return _choosing_on_val(chosen, overrides, labels)
 
     # all that can be wrong is found before anything is trained
     labelled = {describe_point(point): point for point in grid_points(dimensions)}
@@ -159,9 +157,7 @@ def sweep_recipes(
             start=start if own.mode in ("finetune", "teacher") else None,
             overrides=overrides,
         )
-        recipe, label = with_validation(chosen, overrides)
-        labels.extend([label] if label is not None and label not in labels else [])
-        return recipe
+        return _choosing_on_val(chosen, overrides, labels)
 
     recipes = _collect({one: partial(recipe_of, one) for one in names})
     short = _short_names(names)
@@ -206,6 +202,14 @@ def _begin(
         labels=labels,
         observer=observer,
     )
+
+
+def _choosing_on_val(recipe: Recipe, overrides: Mapping[str, Any], labels: list[str]) -> Recipe:
+    """Return the recipe with images to choose on; what was changed for it joins the labels."""
+    recipe, label = with_validation(recipe, overrides)
+    if label is not None and label not in labels:
+        labels.append(label)
+    return recipe
 
 
 def _plan_faults(grids: Sequence[str], ranges: Sequence[str], trials: int | None) -> list[str]:

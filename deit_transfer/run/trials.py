@@ -93,6 +93,11 @@ def answers_on_test(folder: RunFolder, inputs: Inputs) -> NDArray[np.bool_]:
     return stored.decisions() == stored.labels
 
 
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """Return the recipe with another seed."""
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})})
+
+
 def without_teacher(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run that is to learn from labels alone."""
     return {key: value for key, value in overrides.items() if not key.startswith("distil.")}
