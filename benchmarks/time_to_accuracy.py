@@ -6,16 +6,19 @@ TREE is CIFAR-10 in folders (train/CLASS, test/CLASS), WEIGHTS a file with the I
 the model. Every setting trains on the same number of images and is scored on all test images after
 each epoch. Seconds are those of the training steps, loading included and scoring left out, up to
 the end of the first epoch that reaches the goal. timm's train.py gets our recipe's optimiser, rate,
-layer decay and augmentation, at several lengths, and bf16 where the hardware computes in it.
+layer decay and augmentation, at two resolutions and several lengths, and bf16 where the hardware
+computes in it.
 """
 
 import argparse
 import csv
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,21 +33,23 @@ BATCH_SIZE = 64
 # Ours: name, then what is typed after `finetune TREE --from WEIGHTS`
 OURS = {
     "96 px, 2 epochs": ["--resolution", "96", "--epochs", "2"],
-    "112 px, 1 epoch": ["--resolution", "112", "--epochs", "1"],
     "112 px, 2 epochs": ["--resolution", "112", "--epochs", "2"],
     "112 px, 3 epochs": ["--resolution", "112", "--epochs", "3"],
     "112 then 224 px, 3 epochs": ["--epochs", "3", "--set", "schedule.progressive=[[112, 0.67]]"],
+    "224 px, 1 epoch": ["--epochs", "1"],
     "224 px, 2 epochs": ["--epochs", "2"],
     "224 px, 3 epochs (the recipe)": ["--epochs", "3"],
 }
 
-# timm's: the same optimiser, rate, decay and augmentation as our recipe, at the lengths tried
+# timm's: the same optimiser, rate, decay and augmentation as our recipe, at the same resolutions
 TIMM = {
-    f"timm train.py, {epochs} epoch{'s' if epochs > 1 else ''}": ["--epochs", str(epochs)]
-    for epochs in (1, 2, 3)
+    "timm train.py, 112 px, 2 epochs": ["--img-size", "112", "--epochs", "2"],
+    "timm train.py, 224 px, 1 epoch": ["--epochs", "1"],
+    "timm train.py, 224 px, 2 epochs": ["--epochs", "2"],
+    "timm train.py, 224 px, 3 epochs": ["--epochs", "3"],
 }
 TIMM_SHARED = [
-    *("--model", MODEL, "--num-classes", "10", "-b", str(BATCH_SIZE), "-j", "2", "--seed", "0"),
+    *("--model", MODEL, "--num-classes", "10", "-b", str(BATCH_SIZE), "-j", "2"),
     *("--opt", "adamw", "--lr", "1e-3", "--weight-decay", "0.05", "--layer-decay", "0.75"),
     *("--clip-grad", "1.0", "--sched", "cosine", "--sched-on-updates", "--warmup-epochs", "0"),
     *("--scale", "0.8", "1.0", "--smoothing", "0.1", "--log-interval", "20"),
@@ -83,7 +88,7 @@ def train_ours(
 
 
 def train_timm(
-    arguments: list[str], repo: Path, tree: Path, weights: Path, limit: int
+    arguments: list[str], tree: Path, weights: Path, limit: int, seed: int, *, repo: Path
 ) -> list[Epoch]:
     """Run timm's train.py on as many images of each class, and read its log."""
     with tempfile.TemporaryDirectory() as place:
@@ -95,7 +100,7 @@ def train_timm(
             *("--train-split", "train", "--val-split", "test"),
             *("--pretrained", "--pretrained-path", str(weights), "--output", f"{place}/out"),
             *("--experiment", "run", "--device", "cuda" if torch.cuda.is_available() else "cpu"),
-            *(*TIMM_SHARED, *amp, *arguments),
+            *(*TIMM_SHARED, *amp, "--seed", str(seed), *arguments),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -130,36 +135,42 @@ def main() -> None:
     parser.add_argument("tree", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--timm-repo", type=Path, help="A checkout of timm, for its train.py")
-    parser.add_argument("--only", help="Settings whose name contains this")
+    parser.add_argument("--only", action="append", help="A setting's name; repeat for more")
     parser.add_argument("--limit", type=int, default=5000)
     parser.add_argument("--goal", type=float, default=85.0)
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
-    wanted = given.only or ""
+    wanted = given.only or []
+    if unknown := [name for name in wanted if name not in {**OURS, **TIMM}]:
+        raise SystemExit(f"no setting {unknown[0]!r}: {', '.join([*OURS, *TIMM])}")
     print(describe_machine())
     print(f"{MODEL}, {given.limit:,} training images, goal {given.goal:g}% of the test images")
-    print(f"{'setting':36} {'seconds to goal':>16} {'all seconds':>12} {'top-1':>7} {'seeds':>6}")
-    for name, arguments in OURS.items():
-        if wanted in name:
+    print(f"{'setting':34} {'s to goal':>8} {'seeds':>6} {'all s':>8} {'top-1':>7} {'range':>12}")
+    settings = [(name, arguments, train_ours) for name, arguments in OURS.items()]
+    if given.timm_repo is not None:
+        theirs = partial(train_timm, repo=given.timm_repo)
+        settings += [(name, arguments, theirs) for name, arguments in TIMM.items()]
+    for name, arguments, train in settings:
+        if not wanted or name in wanted:
             runs = [
-                train_ours(arguments, given.tree, given.weights, given.limit, seed)
+                train(arguments, given.tree, given.weights, given.limit, seed)
                 for seed in range(given.seeds)
             ]
             show(name, runs, goal=given.goal)
-    for name, arguments in TIMM.items():
-        if given.timm_repo is not None and wanted in name:
-            run = train_timm(arguments, given.timm_repo, given.tree, given.weights, given.limit)
-            show(name, [run], goal=given.goal)
 
 
 def show(name: str, runs: list[list[Epoch]], *, goal: float) -> None:
-    """Print one setting: means over its seeds; a dash where a seed never reached the goal."""
+    """Print one setting: means over its seeds, how many of them reached the goal, their range."""
     reached = [next((epoch.seconds for epoch in run if epoch.top1 >= goal), None) for run in runs]
     times = [seconds for seconds in reached if seconds is not None]
-    to_goal = f"{sum(times) / len(times):.0f}" if len(times) == len(runs) else "-"
-    total = sum(run[-1].seconds for run in runs) / len(runs)
-    top1 = sum(run[-1].top1 for run in runs) / len(runs)
-    print(f"{name:36} {to_goal:>16} {total:12.0f} {top1:7.2f} {len(runs):6}", flush=True)
+    to_goal = f"{statistics.fmean(times):.0f}" if times else "-"
+    total = statistics.fmean(run[-1].seconds for run in runs)
+    top1 = [run[-1].top1 for run in runs]
+    print(
+        f"{name:34} {to_goal:>8} {f'{len(times)} of {len(runs)}':>7} {total:8.0f} "
+        f"{statistics.fmean(top1):7.2f} {f'{min(top1):.2f}-{max(top1):.2f}':>12}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
