@@ -8,8 +8,10 @@ from typing import Any
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
 from deit_transfer.engine.stop import StopSignals
 from deit_transfer.errors import UsageError
+from deit_transfer.models.start import NONE, StartWeights
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.paper_figures import paper_top1
+from deit_transfer.run.acquaintance import known_labels
 from deit_transfer.run.arms import (
     FINETUNE,
     SCRATCH,
@@ -125,9 +127,9 @@ def compare(
         plans,
         trained,
         leading=_leading(chosen),
-        labels=[*labels, *_cautions(plans, chosen)],
+        start=start_name or _start_name(chosen),
+        labels=[*labels, *_cautions(plans, chosen), *_known_labels(chosen, starts, plans)],
         budget=budget,
-        start_name=start_name,
     )
     return write_comparison(
         comparison,
@@ -210,9 +212,9 @@ def _read_off(
     trained: Sequence[Mapping[str, Sequence[Trained]]],
     *,
     leading: Arm,
+    start: str,
     labels: Sequence[str],
     budget: Budget,
-    start_name: str | None,
 ) -> dict[str, Any]:
     """Return the comparison object of the runs of every size."""
     measured = [
@@ -224,7 +226,7 @@ def _read_off(
         arms=measured[-1],
         dataset=largest.name,
         model=leading.recipe.model.name,
-        start=start_name or Path(leading.recipe.model.start).name,
+        start=start,
         budget=budget,
         labels=labels,
     )
@@ -241,6 +243,25 @@ def _recipes(arms: Sequence[Arm]) -> dict[str, Recipe]:
 def _leading(arms: Sequence[Arm]) -> Arm:
     """Return the arm whose model, start and seed speak for the comparison."""
     return next((arm for arm in arms if arm.name == FINETUNE), arms[0])
+
+
+def _start_name(arms: Sequence[Arm]) -> str:
+    """Return what the first arm that starts from weights starts from; none where no arm does."""
+    starts = [arm.recipe.model.start for arm in arms]
+    return Path(next((start for start in starts if start != NONE), NONE)).name
+
+
+def _known_labels(
+    arms: Sequence[Arm], starts: Mapping[tuple[str, str], StartWeights], plans: Sequence[SizePlan]
+) -> list[str]:
+    """Return cautions on starts that have seen labels of these images."""
+    ready = Ready(plans[-1].inputs, starts)
+    named = {arm.recipe.model.start: ready.start_of(arm.recipe) for arm in arms}
+    return [
+        note
+        for start, weights in named.items()
+        for note in known_labels(start, weights, ready.inputs)
+    ]
 
 
 def _arm_runs(name: str, runs: Sequence[Trained], plan: SizePlan) -> ArmRuns:

@@ -51,6 +51,7 @@ from deit_transfer.models.surgery import LoadReport
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.run import assemble
+from deit_transfer.run.acquaintance import known_labels
 from deit_transfer.run.choose import choose_recipe
 from deit_transfer.run.features import Features, extract_features, features_folder
 from deit_transfer.run.inputs import Inputs, load_inputs
@@ -156,9 +157,8 @@ def probe(
     inputs = load_inputs(recipe.data)
     probed = probe_arm(recipe, inputs, asked.start, cache=cache, progress=progress)
     result = {"subject": subject, **probed.result}
-    if asked.trained_on == inputs.name:
-        seen = f"the run was trained on {inputs.name}: its features know labels of these images"
-        result["notes"] = [*result["notes"], seen]
+    weights = subject.partition("=")[2] or subject
+    result["notes"] = [*result["notes"], *known_labels(weights, asked.start, inputs)]
     if out is not None:
         folder = create_run_folder(out.parent, out.name)
         write_predictions(folder.path / PREDICTIONS_FILE, probed.predictions)
@@ -237,12 +237,11 @@ def probe_arm(
 
 
 class _Subject(NamedTuple):
-    """Hold a network's name and weights, and where it is a run's its resolution and dataset."""
+    """Hold a network's name and weights, and where it is a run's its resolution."""
 
     name: str
     start: StartWeights
     resolution: int | None = None
-    trained_on: str | None = None
 
 
 def _read_subject(text: str) -> _Subject:
@@ -251,8 +250,7 @@ def _read_subject(text: str) -> _Subject:
         folder = open_run(text)
         model = load_recipe(str(folder.path / RECIPE_FILE)).model
         start = read_start(str(folder.path), model_name=model.name)
-        trained_on = folder.read_json(RESULT_FILE).get("dataset")
-        return _Subject(model.name, start, model.resolution, trained_on)
+        return _Subject(model.name, start, model.resolution)
     name, weights = split_model_start(text)
     return _Subject(name, read_start(weights, model_name=name))
 
