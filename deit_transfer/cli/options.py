@@ -57,6 +57,8 @@ StartOption = Annotated[
         help="imagenet, a run, a weights file, a timm name (local-dir:, hf-hub:), or none.",
     ),
 ]
+# of commands that start from nothing: hidden, and refused with the command that takes it
+NoStartOption = Annotated[str | None, typer.Option("--from", hidden=True)]
 
 
 @dataclass(frozen=True)

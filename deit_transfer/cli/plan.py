@@ -11,6 +11,7 @@ from deit_transfer.cli.options import (
     DEFAULT_OUT,
     DatasetArgument,
     JsonFlag,
+    NoStartOption,
     OutOption,
     StartOption,
     TrainingFlags,
@@ -50,6 +51,7 @@ def finetune(
 def scratch(
     dataset: DatasetArgument,
     flags: TrainingFlags,
+    start: NoStartOption = None,
     out: OutOption = DEFAULT_OUT,
     as_json: JsonFlag = False,
 ) -> None:
@@ -57,7 +59,7 @@ def scratch(
     from deit_transfer.run.choose import choose_recipe
 
     recipe = choose_recipe(
-        "scratch", dataset, recipe_name=flags.recipe, overrides=flags.overrides()
+        "scratch", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
     )
     _plan(recipe, out, Output(as_json=as_json))
 

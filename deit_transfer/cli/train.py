@@ -11,6 +11,7 @@ from deit_transfer.cli.options import (
     DatasetArgument,
     JsonFlag,
     NameOption,
+    NoStartOption,
     OutOption,
     QuietFlag,
     StartOption,
@@ -56,6 +57,7 @@ def finetune(
 def scratch(
     dataset: DatasetArgument,
     flags: TrainingFlags,
+    start: NoStartOption = None,
     out: OutOption = DEFAULT_OUT,
     name: NameOption = None,
     resume: ResumeFlag = False,
@@ -65,13 +67,14 @@ def scratch(
 ) -> None:
     """Train a DeiT on a dataset from random weights."""
     output = Output(as_json=as_json, quiet=quiet)
-    _run("scratch", dataset, flags, None, Place(out, name, resume, nproc), output)
+    _run("scratch", dataset, flags, start, Place(out, name, resume, nproc), output)
 
 
 @with_training_flags
 def pretrain(
     dataset: DatasetArgument,
     flags: TrainingFlags,
+    start: NoStartOption = None,
     out: OutOption = DEFAULT_OUT,
     name: NameOption = None,
     resume: ResumeFlag = False,
@@ -81,7 +84,7 @@ def pretrain(
 ) -> None:
     """Pretrain a DeiT as the paper does (Table 9), with or without a teacher."""
     output = Output(as_json=as_json, quiet=quiet)
-    _run("pretrain", dataset, flags, None, Place(out, name, resume, nproc), output)
+    _run("pretrain", dataset, flags, start, Place(out, name, resume, nproc), output)
 
 
 @teacher_app.command("fit")

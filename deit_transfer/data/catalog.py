@@ -75,6 +75,13 @@ def load_dataset(
     return adapter.load(root)
 
 
+def check_name(name: str) -> None:
+    """Raise what `load_dataset` would where a name is no dataset, no address and no path."""
+    is_address = any(opener.accepts(name) for opener in _openers())
+    if name not in _adapters() and not is_address and not Path(name).expanduser().exists():
+        raise _unknown(name)
+
+
 def find_dataset(name: str, *, data_dir: Path | None = None) -> Path | None:
     """Return where a dataset of the catalogue lies on this machine, or None."""
     if name in (opener.info.name for opener in _openers()):

@@ -207,7 +207,10 @@ def _fit_head(
     if keep_head and given.shape == tensor.shape:
         return given, LoadItem(key, "copied", tensor.numel(), _dtype_detail(tensor, given))
     if given.shape == tensor.shape:
-        detail = f"the start's {given.shape[0]} classes may be others"
+        # the names of the classes are not known here; model.keep_head goes by them
+        detail = (
+            f"new; model.keep_head keeps the start's if its {given.shape[0]} classes are the same"
+        )
     else:
         detail = f"{given.shape[0]} classes in the start, {tensor.shape[0]} here"
     return tensor, LoadItem(key, "initialised", tensor.numel(), detail)

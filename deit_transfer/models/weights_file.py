@@ -161,7 +161,9 @@ def _path_hint(path: Path) -> str:
         return f"The folder {folder} does not exist either."
     place = "This folder" if folder == Path() else str(folder)
     names = sorted(entry.name for entry in folder.glob("*") if entry.suffix in WEIGHTS_SUFFIXES)
-    return f"{place} has {', '.join(names[:5])}." if names else f"{place} has no weights file."
+    if names:
+        return f"{place} has {', '.join(names[:5])}."
+    return f"{place} has no weights file. Give the path of one, of a run's folder, or imagenet."
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.data.catalog import published_name
+from deit_transfer.data.catalog import check_name, published_name
 from deit_transfer.errors import UsageError
 from deit_transfer.recipe.loader import default_recipe_name, load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
@@ -31,6 +31,7 @@ def choose_recipe(
 
     Raises:
         UsageError: The named recipe is for another mode, or the start does not fit the mode.
+        DataError: The start does not fit, and there is no such folder of images either.
         RecipeError: The recipe with the overrides has faults.
     """
     name = recipe_name or default_recipe(mode, dataset)
@@ -48,12 +49,14 @@ def choose_recipe(
             hint=f"deit-transfer {COMMANDS[recipe.mode]} {dataset} --recipe {name}",
         )
     if mode == "finetune" and recipe.model.start == "none":
+        check_name(dataset)  # a hint that names a dataset must name one that is there
         raise UsageError(
             "Fine-tuning needs weights to start from",
             hint=f"deit-transfer finetune {dataset} --from imagenet; or "
             f"deit-transfer scratch {dataset}",
         )
     if mode in ("scratch", "pretrain") and recipe.model.start != "none":
+        check_name(dataset)
         raise UsageError(
             f"{mode.capitalize()} starts from nothing, not from '{recipe.model.start}'",
             hint=f"deit-transfer finetune {dataset} --from {recipe.model.start}",

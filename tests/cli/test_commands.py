@@ -162,3 +162,36 @@ def test_a_time_budget_shortens_a_run_and_says_so(workplace: Path) -> None:
     assert told["epochs"] < 5000
     assert told["estimated_seconds"] <= 0.6
     assert "shortened from 5000 to fit the time budget" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("command", [("scratch",), ("pretrain",), ("plan", "scratch")])
+def test_what_starts_from_nothing_names_the_command_that_does_not(
+    workplace: Path, command: tuple[str, ...]
+) -> None:
+    ended = run_program(*command, "photos", "--from=imagenet", folder=workplace)
+    assert (ended.code, ended.out) == (2, "")
+    assert "starts from nothing, not from 'imagenet'" in ended.said
+    assert "Hint: deit-transfer finetune photos --from imagenet" in ended.said
+    assert "--from" not in run_program(*command, "--help", folder=workplace).out
+
+
+def test_a_dataset_that_is_not_there_is_said_before_the_start(workplace: Path) -> None:
+    for command in (("finetune", "fotos", "--from=none"), ("scratch", "fotos", "--from=imagenet")):
+        ended = run_program(*command, folder=workplace)
+        assert ended.code == 2
+        assert "no dataset and no folder is called 'fotos'" in ended.said
+    ended = run_program("finetune", "./fotos", "--from=none", folder=workplace)
+    assert ended.code == 3
+    assert "there is no folder ./fotos" in ended.said
+    there = run_program("finetune", "photos", "--from=none", folder=workplace)
+    assert "deit-transfer scratch photos" in there.said
+
+
+def test_a_start_that_is_not_there_has_one_hint(workplace: Path) -> None:
+    start = ("photos", *QUICK, "--from=nothere.safetensors")
+    said = [
+        run_program(*c, *start, folder=workplace) for c in (("finetune",), ("plan", "finetune"))
+    ]
+    assert said[0].code == said[1].code == 4
+    assert said[0].said == said[1].said
+    assert "Give the path of one, of a run's folder, or imagenet." in said[0].said

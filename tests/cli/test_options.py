@@ -18,8 +18,9 @@ ASKING = {"--device", "--precision", "--workers"}
 ALLOWED = {
     "demo": {"--seeds", "--out"} | SCREEN,
     "finetune": TRAINING | SCREEN | PLACE | {"--from"},
-    "scratch": TRAINING | SCREEN | PLACE,
-    "pretrain": TRAINING | SCREEN | PLACE,
+    # --from is hidden in what starts from nothing: it names the command that takes it
+    "scratch": TRAINING | SCREEN | PLACE | {"--from"},
+    "pretrain": TRAINING | SCREEN | PLACE | {"--from"},
     "teacher fit": TRAINING | SCREEN | PLACE | {"--from"},
     "compare": TRAINING
     | SCREEN
@@ -58,7 +59,7 @@ ALLOWED = {
     "disagree": SCREEN | {"--on", "--out", "--data-dir", "--device"},
     "tokens": SCREEN | {"--dataset", "--images", "--out", "--data-dir", "--device"},
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
-    "plan scratch": TRAINING | {"--out", "--json"},
+    "plan scratch": TRAINING | {"--from", "--out", "--json"},
     "report": SCREEN | {"--out", "--images", "--data-dir"},
     "recipes list": {"--json"},
     "recipes show": {"--json"},
