@@ -26,6 +26,7 @@ def report(
 ) -> None:
     """Write a run or a comparison as one HTML file that loads nothing."""
     from deit_transfer.cli.progress import progress_shown
+    from deit_transfer.report.numbers import counted
     from deit_transfer.run.report import report as write_report
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -35,5 +36,5 @@ def report(
         )
     for note in written["notes"]:
         output.tell(f"note: {note}")
-    size = f"{written['bytes'] / 1e6:.2f} MB, {written['num_pictures']} pictures"
+    size = f"{written['bytes'] / 1e6:.2f} MB, {counted(written['num_pictures'], 'picture')}"
     output.finish(written, written["headline"], f"Report: {written['report']} ({size})")

@@ -206,7 +206,7 @@ def _check_labels(report: CheckReport, dataset: Dataset) -> None:
         absent = [name for name, count in counts.items() if count == 0]
         if absent:
             kind = report.problems if part == "train" else report.warnings
-            kind.append(f"{part} has no image of {len(absent)} classes: {_some(absent)}")
+            kind.append(f"{part} has no image of {_many(len(absent), 'class')}: {_some(absent)}")
 
 
 def _check_images(
@@ -227,7 +227,7 @@ def _check_images(
             sizes.append((look.width, look.height))
     report.facts.append(("formats", ", ".join(f"{k} {n:,}" for k, n in kinds.most_common())))
     report.facts.append(("sizes", _size_range(sizes)))
-    report.notes.extend(f"{count:,} images: {note}" for note, count in notes.most_common())
+    report.notes.extend(f"{_many(count, 'image')}: {note}" for note, count in notes.most_common())
 
 
 def _size_range(sizes: list[tuple[int, int]]) -> str:
@@ -254,7 +254,8 @@ def _check_copies(report: CheckReport, dataset: Dataset, looks: dict[Split, list
             report.copies.append(_copies(dataset, group))
             if any(split == "train" for split, _ in group):
                 leaked.update(split for split, _ in group if split != "train")
-    report.facts.append(("copies", f"{len(report.copies):,} images occur more than once"))
+    occur = "occurs" if len(report.copies) == 1 else "occur"
+    report.facts.append(("copies", f"{_many(len(report.copies), 'image')} {occur} more than once"))
     for held_out, count in leaked.items():
         share = count / report.counts[held_out]
         kind = report.problems if share > _LEAK_PROBLEM else report.warnings
@@ -265,7 +266,7 @@ def _check_copies(report: CheckReport, dataset: Dataset, looks: dict[Split, list
     disputed = [copies for copies in report.copies if len(copies.classes) > 1]
     if disputed:
         report.warnings.append(
-            f"{len(disputed)} images lie in several classes, such as {disputed[0].images[0]} "
+            f"in several classes: {_many(len(disputed), 'image')}, such as {disputed[0].images[0]} "
             f"({' and '.join(disputed[0].classes)})"
         )
 
@@ -304,8 +305,15 @@ def _check_balance(report: CheckReport) -> None:
         few = [name for name, count in per_class.items() if 0 < count < _FEW_IMAGES]
         if few:
             report.warnings.append(
-                f"{len(few)} classes have fewer than {_FEW_IMAGES} {split} images: {_some(few)}"
+                f"fewer than {_FEW_IMAGES} {split} images in {_many(len(few), 'class')}: "
+                f"{_some(few)}"
             )
+
+
+def _many(count: int, noun: str) -> str:
+    """Return a count with what is counted: 1 class, 2 classes."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
 
 
 def _some(names: list[str]) -> str:

@@ -10,7 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import NOTHING, grouped, p_text, percent, tells_top5
+from deit_transfer.report.numbers import (
+    NOTHING,
+    counted,
+    grouped,
+    p_text,
+    percent,
+    tells_top5,
+)
 from deit_transfer.report.result import result_table
 
 Result = Mapping[str, Any]
@@ -50,7 +57,7 @@ def datasets_table(result: Result) -> Screen:
         columns = ("top-1", *["top-5"] * with_top5, "per class", "ECE", "paper")
         table = _number_table(look, title, "dataset", columns)
         for row in rows:
-            images = f"{grouped(row['num_test_images'])} {row['split']} images"
+            images = counted(row["num_test_images"], f"{row['split']} image")
             table.add_row(
                 look.lines([row["dataset"], images]),
                 look.lines([percent(row["top1"], digits=2), _interval(row["top1_ci95"])]),

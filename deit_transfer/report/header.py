@@ -9,9 +9,9 @@ from rich.text import Text
 from deit_transfer.report.look import Look, Screen, facts_table
 from deit_transfer.report.numbers import (
     compact,
+    counted,
     counts_text,
     duration,
-    grouped,
     listed,
     rate,
 )
@@ -147,7 +147,7 @@ def _run(facts: HeaderFacts) -> list[Fact]:
 
 
 def _batch(facts: HeaderFacts) -> str:
-    total = f"{facts.batch_size} images a step"
+    total = f"{counted(facts.batch_size, 'image')} a step"
     passes = f"{facts.accumulation} forward passes of {facts.micro_batch_size}"
     if facts.world_size > 1:
         return f"{total}, in {passes} on each of {facts.world_size} processes"
@@ -166,10 +166,8 @@ def _learning_rate(facts: HeaderFacts, look: Look) -> list[str]:
 
 def _length(facts: HeaderFacts) -> str:
     note = f" ({facts.epochs_note})" if facts.epochs_note else ""
-    epochs = "1 epoch" if facts.epochs == 1 else f"{grouped(facts.epochs)} epochs"
-    return (
-        f"{epochs}{note}, {grouped(facts.steps)} steps, {grouped(facts.images_to_see)} images seen"
-    )
+    epochs, steps = counted(facts.epochs, "epoch"), counted(facts.steps, "step")
+    return f"{epochs}{note}, {steps}, {counted(facts.images_to_see, 'image')} seen"
 
 
 def _selection(facts: HeaderFacts, look: Look) -> Text:

@@ -14,7 +14,15 @@ from rich.table import Table
 from deit_transfer.report.canvas import INK, STYLES, Style, drawn_png, dress
 from deit_transfer.report.comparison import top1_lines
 from deit_transfer.report.look import Look, Screen, new_table, printable
-from deit_transfer.report.numbers import NOTHING, compact, duration, grouped, p_text, percent
+from deit_transfer.report.numbers import (
+    NOTHING,
+    compact,
+    counted,
+    duration,
+    grouped,
+    p_text,
+    percent,
+)
 
 Lengths = Mapping[str, Any]
 
@@ -142,7 +150,7 @@ def _difference(difference: Mapping[str, Any]) -> str:
 
 def _gain_lines(found: Lengths) -> list[str]:
     return [
-        f"{one['arm']}, {one['from']} to {one['to']} epochs: {one['delta']:+.1f} points "
+        f"{one['arm']}, {one['from']} to {counted(one['to'], 'epoch')}: {one['delta']:+.1f} points "
         f"[{one['delta_ci95'][0]:+.1f}, {one['delta_ci95'][1]:+.1f}], {p_text(one['p_value'])}"
         + ("" if one["is_sure"] else ": cannot be told from chance")
         for one in found["gains"]
@@ -158,7 +166,8 @@ def _notes(found: Lengths) -> list[str]:
     notes += found["labels"]
     arms = [arm for point in found["points"] for arm in point["arms"]]
     if reused := sum(arm["reused"] for arm in arms):
-        notes.append(f"{reused} of {sum(arm['n'] for arm in arms)} runs were there already")
+        total = counted(sum(arm["n"] for arm in arms), "run")
+        notes.append(f"reused: {reused} of {total}")
     return [*notes, _paper_note(paper_family(found["model"])), PAPER_WORDS]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from deit_transfer.report.look import PLAIN, Look, Screen, facts_table
-from deit_transfer.report.numbers import duration, grouped, percent, tells_top5
+from deit_transfer.report.numbers import counted, duration, grouped, percent, tells_top5
 
 Result = Mapping[str, Any]
 Fact = tuple[str, RenderableType]
@@ -38,7 +38,7 @@ def result_line(result: Result) -> str:
     seed = "" if result["seed"] is None else f", seed {result['seed']}"
     return (
         f"{result['mode']}{seed}: top-1 {percent(result['top1'], digits=2)}% on "
-        f"{grouped(result['num_test_images'])} {result.get('split', 'test')} images, "
+        f"{_scored(result)}, "
         f"{duration(result['seconds'])}"
     )
 
@@ -66,15 +66,18 @@ def _scores(result: Result, look: Look) -> list[Fact]:
         if value
     ]
     loss = result.get("loss")
-    scored = f"{grouped(result.get('num_test_images'))} {result.get('split', 'test')} images"
     paper = _points(result, "paper_top1")
     label = f" ({result['paper_label']})" if result.get("paper_label") else ""
     return [
         *lines,
         ("loss", "" if loss is None else f"{loss:.4f}"),
-        ("scored on", scored if result.get("num_test_images") else ""),
+        ("scored on", _scored(result) if result.get("num_test_images") else ""),
         ("paper", f"{paper}{label}" if paper else ""),
     ]
+
+
+def _scored(result: Result) -> str:
+    return counted(result["num_test_images"], f"{result.get('split', 'test')} image")
 
 
 def _top1(result: Result) -> str:
@@ -118,7 +121,7 @@ def _choice(result: Result, look: Look) -> list[Fact]:
 
 def _run(result: Result) -> list[Fact]:
     seen, epochs = result.get("images_seen"), result.get("epochs")
-    within = "" if epochs is None else f" in {epochs} epoch{'' if epochs == 1 else 's'}"
+    within = "" if epochs is None else f" in {counted(epochs, 'epoch')}"
     taken, speed = result.get("seconds"), result.get("images_per_second")
     pace = f", {grouped(speed)} images/s" if speed else ""
     seed = result.get("seed")

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from deit_transfer.report.look import Look, Screen, new_table, printable
-from deit_transfer.report.numbers import NOTHING, duration, grouped, percent
+from deit_transfer.report.numbers import NOTHING, counted, duration, percent
 
 Sweep = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -89,11 +89,10 @@ def _table(sweep: Sweep, look: Look) -> Table:
 
 
 def _title(sweep: Sweep) -> str:
-    count = len(sweep["trials"])
-    trials = "1 trial" if count == 1 else f"{count} trials"
+    trials = counted(len(sweep["trials"]), "trial")
     return (
         f"{sweep['dataset']}, {sweep['model']}, {sweep['mode']}: {trials}, chosen on "
-        f"{grouped(sweep['num_val_images'])} validation images"
+        f"{counted(sweep['num_val_images'], 'validation image')}"
     )
 
 
@@ -176,7 +175,7 @@ def _winner_lines(sweep: Sweep) -> list[str]:
         f"Winner: {_called(winner)}, {percent(winner['val_top1'])}% on validation "
         f"(95% interval {percent(low)} to {percent(high)}).",
         f"Its test top-1, which had no part in the choice: {percent(winner['test_top1'])}% on "
-        f"{grouped(sweep['num_test_images'])} images "
+        f"{counted(sweep['num_test_images'], 'image')} "
         f"(95% interval {percent(test_low)} to {percent(test_high)}).",
     ]
 
@@ -192,7 +191,7 @@ def _notes(sweep: Sweep) -> list[str]:
     notes = list(sweep["labels"])
     reused = sum(bool(row["reused"]) for row in sweep["trials"])
     if reused:
-        notes.append(f"{reused} of {len(sweep['trials'])} trials were there already")
+        notes.append(f"reused: {reused} of {counted(len(sweep['trials']), 'trial')}")
     pruned = [row for row in sweep["trials"] if row["state"] == "pruned"]
     if pruned:
         many = "1 trial was" if len(pruned) == 1 else f"{len(pruned)} trials were"

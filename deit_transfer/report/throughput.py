@@ -10,7 +10,7 @@ from rich.text import Text
 
 from deit_transfer.report.canvas import INK, STYLES, drawn_png, dress, log_speeds
 from deit_transfer.report.look import Look, Screen, facts_table, new_table
-from deit_transfer.report.numbers import NOTHING, compact, grouped
+from deit_transfer.report.numbers import NOTHING, compact, counted, grouped
 
 Facts = Mapping[str, Any]
 
@@ -135,8 +135,8 @@ def _notes(facts: Facts) -> list[tuple[str, RenderableType]]:
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     chosen = "; ".join(dict.fromkeys(one["batch_chosen"] for one in models))
     memory = "; ".join(dict.fromkeys(one["peak_memory_of"] for one in models))
-    repeats = models[0]["repeats"]
-    runs = f"mean and standard deviation of {repeats} runs after {facts['warmup_runs']} warm-ups"
+    repeats = counted(models[0]["repeats"], "run")
+    runs = f"mean and standard deviation of {repeats} after {facts['warmup_runs']} warm-ups"
     notes: list[tuple[str, RenderableType]] = [
         ("here", f"{facts['hardware']}, {facts['device']}, {_threads(facts)}, {versions}"),
         ("img/s", runs),

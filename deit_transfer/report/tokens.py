@@ -14,7 +14,7 @@ from rich.table import Table
 
 from deit_transfer.report.canvas import DPI, INK, STYLES, drawn_png, quieten
 from deit_transfer.report.look import Look, Screen, facts_table, new_table
-from deit_transfer.report.numbers import grouped
+from deit_transfer.report.numbers import counted, grouped
 
 Facts = Mapping[str, Any]
 
@@ -220,7 +220,10 @@ def _attention_facts(facts: Facts) -> list[tuple[str, RenderableType]]:
         shares = [f"{token} {100 * share:.0f}%" for token, share in found["patch_share"].items()]
         alike = "" if found["overlap"] is None else f"; both maps: cosine {found['overlap']:.2f}"
         lines.append((f"attention, {name}", f"on patches: {', '.join(shares)}{alike}"))
-    return [*lines, ("", f"attention: mean over heads, {attention['num_images']} images")]
+    return [
+        *lines,
+        ("", f"attention: mean over heads, {counted(attention['num_images'], 'image')}"),
+    ]
 
 
 def _short(text: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from deit_transfer.report.numbers import duration, grouped, percent
+from deit_transfer.report.numbers import counted, duration, grouped, percent
 from deit_transfer.report.page import ClassRow, ConfusedRow
 
 Result = Mapping[str, Any]
@@ -121,9 +121,8 @@ def _effort(result: Result) -> str:
     seen, epochs = result.get("images_seen"), result.get("epochs")
     if seen is None or epochs is None:
         return ""
-    count = "1 epoch" if epochs == 1 else f"{grouped(epochs)} epochs"
     return (
-        f"It saw {grouped(seen)} training images in {count}, which took "
+        f"It saw {counted(seen, 'training image')} in {counted(epochs, 'epoch')}, which took "
         f"{duration(result.get('seconds'))} on {result.get('device', 'this machine')} in "
         f"{result.get('precision', 'an unknown precision')}."
     )

@@ -15,6 +15,7 @@ from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
 from deit_transfer.recipe.space import search_error
 from deit_transfer.report.length import lengths_markdown, lengths_png
+from deit_transfer.report.numbers import counted
 from deit_transfer.run.choose import choose_recipe
 from deit_transfer.run.inputs import Inputs
 from deit_transfer.run.observer import Observer, Silent
@@ -86,7 +87,7 @@ def epochs(
     )
     # all that can be wrong is found before anything is trained
     observer = observer or Silent()
-    named = {f"{cell.arm}, {cell.epochs} epochs": cell.recipe for cell in cells}
+    named = {f"{cell.arm}, {counted(cell.epochs, 'epoch')}": cell.recipe for cell in cells}
     ready = make_ready(named, observer=observer)
     first_seed = cells[0].recipe.run.seed
     all_seeds = range(first_seed, first_seed + seeds)
@@ -122,7 +123,9 @@ def _cells(
                     overrides={**settings, "schedule.epochs": length},
                 )
             except RecipeError as error:
-                faults |= {f"{fault} ({length} epochs, {arm})": None for fault in error.faults}
+                faults |= {
+                    f"{fault} ({counted(length, 'epoch')}, {arm})": None for fault in error.faults
+                }
             else:
                 cells.append(Cell(arm, length, recipe, []))
     if faults:
@@ -144,7 +147,8 @@ def _train(
         ((cell, seed) for cell in cells for seed in seeds), key=lambda one: one[0].epochs
     )
     for place, (cell, seed) in enumerate(order, start=1):
-        observer.note(f"\nrun {place} of {total}: {cell.arm}, {cell.epochs} epochs, seed {seed}")
+        length = counted(cell.epochs, "epoch")
+        observer.note(f"\nrun {place} of {total}: {cell.arm}, {length}, seed {seed}")
         recipe = with_seed(cell.recipe, seed)
         start = ready.start_of(recipe)
         cell.runs.append(train_or_reuse(recipe, start, ready.inputs, out=out, observer=observer))

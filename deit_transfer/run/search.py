@@ -19,7 +19,7 @@ from deit_transfer.data.contract import ImageSet
 from deit_transfer.errors import DivergedError, RecipeError, ResourceError
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.recipe.space import Dimension, Point, describe_point
-from deit_transfer.report.numbers import duration
+from deit_transfer.report.numbers import counted, duration
 from deit_transfer.report.sweep import sweep_markdown
 from deit_transfer.run import assemble
 from deit_transfer.run.observer import Observer
@@ -103,7 +103,7 @@ def search(
     )
     under_way.rows += [{**row, "reused": True} for row in study.ended()]
     if under_way.rows:
-        under_way.observer.note(f"{len(under_way.rows)} trials of an earlier call stand")
+        under_way.observer.note(f"{counted(len(under_way.rows), 'trial')} of an earlier call kept")
     for ask in _asks(study, trials):
         row = _answer(under_way, ask, recipe_at, total=trials)
         ask.tell(row)

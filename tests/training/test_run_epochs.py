@@ -115,7 +115,7 @@ def test_all_lengths_that_cannot_be_trained_are_named(
     with pytest.raises(RecipeError) as caught:
         epochs(photos, lengths=[1, 2, 9], seeds=1, out=tmp_path / "runs", overrides=wrong)
     assert [fault.rpartition("(")[2] for fault in caught.value.faults] == [
-        "1 epochs, plain)",
+        "1 epoch, plain)",
         "2 epochs, plain)",
     ]
     assert not (tmp_path / "runs").exists()

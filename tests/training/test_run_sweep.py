@@ -96,7 +96,7 @@ def test_a_second_call_trains_nothing(place: Path, gone_on: Ended) -> None:
     never = Strike("deit_transfer.engine.loop:train_step")
     again = run_program(*GRID, folder=place, prepare=[never])
     assert again.code == 0, again.err
-    assert "2 of 2 trials were there already" in " ".join(again.out.split())
+    assert "reused: 2 of 2 trials" in " ".join(again.out.split())
     assert len(list((place / "runs" / "sweeps").glob("*-scratch-deit_micro/sweep.json"))) == 1
 
 

@@ -108,12 +108,12 @@ def test_unbalanced_and_small_classes_warn(folder):
         (folder / "test" / "dog" / f"{i}.png").unlink()
     warnings = " ".join(check(folder).warnings)
     assert "66 cat to 6 dog" in warnings
-    assert "1 classes have fewer than 5 test images: dog" in warnings
+    assert "fewer than 5 test images in 1 class: dog" in warnings
 
 
 def test_classes_and_labels_are_compared(folder):
     shutil.rmtree(folder / "test" / "dog")
-    assert "test has no image of 1 classes: dog" in check(folder).warnings
+    assert "test has no image of 1 class: dog" in check(folder).warnings
     pixels = np.arange(4, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
     images = ImageSet.from_arrays(pixels, np.array([0, 0, 2, 5]), ids=["a", "b", "c", "c"])
     info = DatasetInfo(
@@ -123,7 +123,7 @@ def test_classes_and_labels_are_compared(folder):
     problems = " ".join(check_dataset(dataset).problems)
     for fault in ("labels outside 0..2", "names some images twice", "expected {'train': 9}"):
         assert fault in problems
-    assert "train has no image of 1 classes: v" in problems
+    assert "train has no image of 1 class: v" in problems
     empty = replace(dataset, splits={"train": images.subset([])})
     assert "train is empty" in check_dataset(empty).problems
 
@@ -132,8 +132,8 @@ def test_what_decoding_did_is_noted(folder):
     write(folder / "train" / "cat" / "0.png", 0, size=(9, 30), mode="RGBA")
     Image.fromarray(np.full((2, 2), 40_000, np.uint16)).save(folder / "train" / "cat" / "1.png")
     report = check(folder)
-    assert "1 images: transparency laid on white" in report.notes
-    assert "1 images: more than 8 bits a channel scaled to 8" in report.notes
+    assert "1 image: transparency laid on white" in report.notes
+    assert "1 image: more than 8 bits a channel scaled to 8" in report.notes
     assert dict(report.facts)["sizes"] == "from 2 x 2 to 30 x 9, median 5 x 6 pixels"
     assert "PNG RGBA 1" in dict(report.facts)["formats"]
 

@@ -6,6 +6,7 @@ import pytest
 
 from deit_transfer.report.numbers import (
     compact,
+    counted,
     duration,
     grouped,
     listed,
@@ -13,6 +14,11 @@ from deit_transfer.report.numbers import (
     percent,
     rate,
 )
+
+
+def test_counted():
+    said = [counted(count, "epoch") for count in (0, 1, 2, 1000)]
+    assert said == ["0 epochs", "1 epoch", "2 epochs", "1,000 epochs"]
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_lengths_are_told_with_intervals_and_the_papers_points() -> None:
     assert "distilled, 30 to 120 epochs: +5.0 points [-1.0, +9.0], p = 0.010" in flat
     assert "DeiT-S (Touvron et al., ICML 2021, ImageNet, Tables 3 and 5): plain 79.8" in flat
     assert "teacher: runs/photos/teacher-resnet18-seed0, 83.2% on held-out images" in flat
-    assert "4 of 12 runs were there already" in flat
+    assert "reused: 4 of 12 runs" in flat
     assert cells(text)[1][:4] == ["epochs", "images", "plain", "distilled"]
     page = lengths_markdown(LENGTHS, command="deit-transfer epochs photos", figure="f.png")
     assert "| 120 | 1.23M | 74.0 ± 1.5 3 seeds | 76.5 ± 1.5 3 seeds |" in page

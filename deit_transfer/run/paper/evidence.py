@@ -13,6 +13,7 @@ from typing import Any
 from deit_transfer.errors import DeitTransferError
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
+from deit_transfer.report.numbers import counted
 from deit_transfer.report.paper_figures import TABLES, paper_dataset, paper_model
 from deit_transfer.run.workdir import RECIPE_FILE, RESULT_FILE, RunFolder, find_runs
 
@@ -171,7 +172,7 @@ def run_label(runs: Sequence[FoundRun], *, interval: str = "") -> str:
     said += _length(first)
     if first.result.get("selects_on_test"):
         said.append("epoch selected on test")
-    said.append(f"{first.result['num_test_images']:,} test images")
+    said.append(counted(first.result["num_test_images"], "test image"))
     return ", ".join(said)
 
 

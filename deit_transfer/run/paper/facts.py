@@ -7,6 +7,7 @@ from deit_transfer.data.catalog import find_dataset, list_datasets
 from deit_transfer.models.variants import VARIANTS
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
+from deit_transfer.report.numbers import counted
 from deit_transfer.report.paper_figures import NETWORKS, TABLES, PaperValue
 from deit_transfer.run.paper.cells import Cell, Filled, Row
 from deit_transfer.run.paper.commands import Writer
@@ -66,7 +67,8 @@ def speed_cell(found: Evidence, name: str) -> Cell:
         return Cell(commands=Writer(found.out).throughput(name))
     label = (
         f"{timed.get('hardware') or timed.get('device')}, {timed['precision']}, batch "
-        f"{timed['batch_size']}, mean of {timed['repeats']} runs; another machine than the paper's"
+        f"{timed['batch_size']}, mean of {counted(timed['repeats'], 'run')}; another machine than "
+        "the paper's"
     )
     value = float(timed["images_per_second"])
     return Cell(value=value, label=label, runs=(str(timed["file"]),))

@@ -139,7 +139,7 @@ def fill_figure3(found: Evidence) -> Filled:
     stated = [int(str(name).split()[0]) for name in paper]
     rows = []
     for length in sorted({*epochs, *stated}):
-        name = f"{length} epochs"
+        name = f"{length} epoch{'' if length == 1 else 's'}"
         here: list[Cell | None] = [Cell(value=length)]
         for distilled in (False, True):
             runs = [
