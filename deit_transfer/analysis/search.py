@@ -59,8 +59,11 @@ def search_labels(rows: Sequence[Row], winner: Row | None, *, num_images: int) -
         "the test figure had no part in the choice"
     ]
     if close := rivals(rows, winner, num_images=num_images):
+        others = finished - 1
+        which = "the other" if others == 1 else f"{len(close)} of the {others} other"
+        trials, images = ("" if number == 1 else "s" for number in (others, num_images))
         labels.append(
-            f"{len(close)} of the {finished - 1} other finished trials cannot be told from the "
-            f"winner on {num_images:,} validation images"
+            f"{which} finished trial{trials} cannot be told from the winner on {num_images:,} "
+            f"validation image{images}"
         )
     return labels

@@ -135,13 +135,13 @@ def test_a_class_absent_from_test_is_only_a_note(tmp_path):
 
 def test_flat_folders_have_no_labels(tmp_path):
     image(tmp_path / "flat" / "1.png")
-    assert "holds 1 images but no class folders" in faults(tmp_path / "flat")
+    assert "holds 1 image but no class folders" in faults(tmp_path / "flat")
     image(tmp_path / "train-flat" / "train" / "1.png")
     tree(tmp_path / "train-flat" / "val", cat=1, dog=1)
-    assert "train/ holds 1 images but no class folders" in faults(tmp_path / "train-flat")
+    assert "train/ holds 1 image but no class folders" in faults(tmp_path / "train-flat")
     tree(tmp_path / "val-flat" / "train", cat=2, dog=2)
     image(tmp_path / "val-flat" / "val" / "1.png")
-    assert "val/ holds 1 images but no class folders" in faults(tmp_path / "val-flat")
+    assert "val/ holds 1 image but no class folders" in faults(tmp_path / "val-flat")
 
 
 def test_a_flat_test_folder_is_unlabelled_and_noted(tmp_path):
@@ -189,14 +189,14 @@ def test_what_is_no_image_is_skipped_and_counted(tmp_path):
     assert "2 not images" in skipped
     assert "1 HEIC photos" in skipped
     assert "1 broken links" in skipped
-    assert said(dataset, "1 images outside class folders (outside.png)")
+    assert said(dataset, "1 image outside class folders (outside.png)")
 
 
 def test_folders_beside_the_splits_are_noted(tmp_path):
     tree(tmp_path / "train", cat=2, dog=2)
     tree(tmp_path / "test", cat=2, dog=2)
     tree(tmp_path / "extra", cat=2)
-    assert said(load(tmp_path), "not used: 1 folders (extra)")
+    assert said(load(tmp_path), "not used: 1 folder (extra)")
 
 
 def test_nested_images_take_their_top_folders_label(tmp_path):
@@ -206,7 +206,7 @@ def test_nested_images_take_their_top_folders_label(tmp_path):
     everything = [i for images in dataset.splits.values() for i in images.ids]
     assert "cat/dog/deep/x.png" in everything
     assert dataset.class_names == ("cat", "dog")
-    assert said(dataset, "1 images lie deeper")
+    assert said(dataset, "labelled by the top folder: 1 image from deeper ones")
 
 
 def test_links_are_followed_but_loops_are_not(tmp_path):

@@ -116,11 +116,11 @@ def _survey(root: Path, *, for_evaluation: bool) -> Survey:
         survey.faults.append(_flat_fault(root, "", len(top.images)))
     elif _has_splits(root, top.folders, named):
         _survey_splits(survey, named, for_evaluation=for_evaluation)
-        _note_unused(survey, [name for name in top.folders if name not in named], "folders")
+        _note_unused(survey, [name for name in top.folders if name not in named], "folder")
     else:
         survey.parts["test" if for_evaluation else "train"] = _survey_classes(survey, "")
     if top.folders:
-        _note_unused(survey, top.images, "images outside class folders")
+        _note_unused(survey, top.images, "image", "outside class folders")
     return survey
 
 
@@ -144,14 +144,14 @@ def _survey_splits(survey: Survey, named: dict[str, Split], *, for_evaluation: b
         inside = list_folder(survey.root / name, Counter())
         if split == "test" and inside.images and not inside.folders:
             survey.notes.append(
-                f"{name}/ holds {len(inside.images)} images without class folders, so without "
-                "labels: not used"
+                f"{name}/ holds {_many(len(inside.images), 'image')} without class folders, "
+                "so without labels: not used"
             )
             continue
         survey.folders[split] = name
         if inside.folders:
             survey.parts[split] = _survey_classes(survey, f"{name}/")
-            _note_unused(survey, inside.images, f"images in {name}/ outside class folders")
+            _note_unused(survey, inside.images, "image", f"in {name}/ outside class folders")
         else:
             survey.faults.append(_flat_fault(survey.root, name, len(inside.images)))
     if "train" not in survey.folders and not for_evaluation:
@@ -225,10 +225,16 @@ def _layout(survey: Survey) -> str:
     return " ".join(f"{survey.folders[split]}/" for split in SPLITS if split in survey.parts)
 
 
-def _note_unused(survey: Survey, names: Sequence[str], what: str) -> None:
+def _note_unused(survey: Survey, names: Sequence[str], noun: str, where: str = "") -> None:
     if names:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        survey.notes.append(f"not used: {len(names)} {what} ({printable(shown)})")
+        what = f"{_many(len(names), noun)} {where}".rstrip()
+        survey.notes.append(f"not used: {what} ({printable(shown)})")
+
+
+def _many(count: int, noun: str) -> str:
+    """Return a count with what is counted: 1 image, 2 images."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _skip_notes(survey: Survey) -> list[str]:
@@ -237,14 +243,16 @@ def _skip_notes(survey: Survey) -> list[str]:
         counted = ", ".join(f"{count} {what}" for what, count in sorted(survey.skipped.items()))
         notes.append(f"skipped files: {counted}")
     if survey.nested:
-        notes.append(f"{survey.nested} images lie deeper and take the label of their top folder")
+        notes.append(
+            f"labelled by the top folder: {_many(survey.nested, 'image')} from deeper ones"
+        )
     return notes
 
 
 def _flat_fault(root: Path, folder: str, num_images: int) -> str:
     place = f"{folder}/" if folder else printable(str(root))
     if num_images:
-        return f"{place} holds {num_images} images but no class folders, so no labels"
+        return f"{place} holds {_many(num_images, 'image')} but no class folders, so no labels"
     return f"{place} holds no images"
 
 
