@@ -9,7 +9,7 @@ from deit_transfer.report.figures import Series, curves_png, efficiency_png
 from deit_transfer.report.markdown import comparison_markdown, datasets_markdown
 from deit_transfer.run.environment import describe_environment
 from deit_transfer.run.trials import Trained
-from deit_transfer.run.workdir import RunFolder, create_named_folder
+from deit_transfer.run.workdir import folder_of_runs
 
 COMPARISON_FILE = "comparison.json"
 DATASETS_FILE = "datasets.json"
@@ -39,7 +39,7 @@ def write_comparison(
         name: The folder below `out`; None finds that of the same runs, or makes one.
     """
     automatic = f"{FOLDERS}/{comparison['dataset']}-{comparison['model']}"
-    folder = _folder_of(comparison, COMPARISON_FILE, out, name, automatic=automatic)
+    folder = folder_of_runs(comparison, out, name, automatic=automatic, file=COMPARISON_FILE)
     comparison = {**comparison, "folder": str(folder)}
     title = f"{comparison['model']} on {comparison['dataset']}"
     paper = {a["arm"]: a["paper_top1"] for a in comparison["arms"] if a["paper_top1"] is not None}
@@ -64,39 +64,13 @@ def write_comparison(
 
 def write_datasets(table: Mapping[str, Any], *, out: Path, name: str | None) -> dict[str, Any]:
     """Write the table of several datasets into a folder of its own, and return it with its path."""
-    folder = _folder_of(table, DATASETS_FILE, out, name, automatic=f"{FOLDERS}/datasets")
+    automatic = f"{FOLDERS}/datasets"
+    folder = folder_of_runs(table, out, name, automatic=automatic, file=DATASETS_FILE)
     table = {**table, "folder": str(folder)}
     folder.write_json(DATASETS_FILE, table)
     page = datasets_markdown(table, command=_command(), environment=_machine())
     folder.write_text(REPORT_FILE, page)
     return table
-
-
-def _folder_of(
-    found: Mapping[str, Any], file: str, out: Path, name: str | None, *, automatic: str
-) -> RunFolder:
-    """Return the folder of a comparison of the same runs; else, and with a name, a new one."""
-    if name is None:
-        for path in sorted((out / FOLDERS).glob(f"*/{file}")):
-            folder = RunFolder(path.parent)
-            if _made_of(folder.read_json(file)) == _made_of(found):
-                return folder
-    return create_named_folder(out, name, automatic=automatic)
-
-
-def _made_of(found: Mapping[str, Any]) -> list[Any]:
-    """Return the runs of a comparison at each size of it, or of each of a table's comparisons."""
-    if "comparisons" in found:
-        return [_made_of(one) for one in found["comparisons"]]
-    sizes = [found, *(found.get("label_efficiency") or {}).get("points", ())]
-    return [
-        found.get("budget"),
-        *(
-            [arm["arm"], [run["run"] for run in arm["runs"]]]
-            for s in sizes
-            for arm in s.get("arms", ())
-        ),
-    ]
 
 
 def _command() -> str:

@@ -28,7 +28,7 @@ from deit_transfer.run.trials import (
     with_teacher,
     without_teacher,
 )
-from deit_transfer.run.workdir import RunFolder, create_named_folder, refuse_taken_name
+from deit_transfer.run.workdir import RunFolder, folder_of_runs, refuse_taken_name
 
 EPOCHS_FILE = "epochs.json"
 FIGURE_FILE = "epochs.png"
@@ -70,7 +70,7 @@ def epochs(
         recipe_name: Recipe of all runs; the default one where not given.
         overrides: Settings of all runs, by dotted location; those of a teacher are for a second
             arm, `distilled`, alone.
-        name: Folder of the figure below `out`; None makes one.
+        name: Folder of the figure below `out`; None finds that of the same runs, or makes one.
         observer: Who is told what happens.
 
     Raises:
@@ -94,7 +94,8 @@ def epochs(
     _train(cells, all_seeds, ready, out=out, observer=observer)
     found = _outcome(cells, all_seeds, ready.inputs)
     automatic = f"{FOLDERS}/{found['dataset']}-{found['mode']}-{found['model']}"
-    return _write(create_named_folder(out, name, automatic=automatic), found)
+    folder = folder_of_runs(found, out, name, automatic=automatic, file=EPOCHS_FILE)
+    return _write(folder, found)
 
 
 def _cells(

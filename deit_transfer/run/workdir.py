@@ -182,6 +182,36 @@ def create_named_folder(out: Path, name: str | None, *, automatic: str) -> RunFo
     return create_run_folder(out, name)
 
 
+def folder_of_runs(
+    found: Mapping[str, Any], out: Path, name: str | None, *, automatic: str, file: str
+) -> RunFolder:
+    """Return the folder that holds a result of the same runs already, or make one.
+
+    Args:
+        found: The result; whatever in it stands under "run" is a run's folder.
+        out: Folder that holds the runs.
+        name: A folder to make below `out`; None looks for one of the same runs.
+        automatic: What it is called below `out` where it is new and has no name.
+        file: What a result is stored as in its folder.
+    """
+    if name is None:
+        for path in sorted((out / automatic).parent.glob(f"*/{file}")):
+            folder = RunFolder(path.parent)
+            if _runs_in(folder.read_json(file)) == _runs_in(found):
+                return folder
+    return create_named_folder(out, name, automatic=automatic)
+
+
+def _runs_in(found: Any) -> list[str]:
+    """Return the runs that a result names, sorted."""
+    if isinstance(found, Mapping):
+        own = [found["run"]] if isinstance(found.get("run"), str) else []
+        return sorted(own + _runs_in(list(found.values())))
+    if isinstance(found, list | tuple):
+        return sorted(run for value in found for run in _runs_in(value))
+    return []
+
+
 def create_numbered_folder(out: Path, name: str) -> RunFolder:
     """Make `out/name`, or the first free of `out/name-2`, `out/name-3`, ..., safe under races."""
     number = 1

@@ -92,6 +92,9 @@ def test_without_a_teacher_there_is_one_arm_and_finished_runs_are_reused(
     assert len(rule.trained) == 2
     assert [point["arms"][0]["reused"] for point in second["points"]] == [1, 0]
     assert second["folder"] != first["folder"]
+    again = epochs(photos, lengths=[2, 3], seeds=1, out=tmp_path, overrides=SMALL)
+    assert again["folder"] == second["folder"]
+    assert json.loads((Path(again["folder"]) / "epochs.json").read_text()) == again
     assert second["gains"][0]["test_method"].startswith("McNemar")
 
 
