@@ -47,8 +47,8 @@ def test_the_same_comparison_is_written_where_it_lies(workplace: Path, compared:
     assert json.loads((folder / "comparison.json").read_text()) == again
     other = run_program(*COMPARE[:-1], "--seeds=2", "--json", folder=workplace).json
     assert other["folder"] != again["folder"]
-    named = run_program(*COMPARE, "--name=mine", "--json", folder=workplace).json
-    assert named["folder"] == "runs/mine"
+    named = run_program(*COMPARE, "--name=theirs", "--json", folder=workplace).json
+    assert named["folder"] == "runs/theirs"
 
 
 def photos_called(names: dict[str, str], *, workplace: Path, place: Path) -> Inputs:
