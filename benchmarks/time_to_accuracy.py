@@ -51,6 +51,9 @@ TIMM = {
     "timm train.py, 112 px, 2 epochs": [
         *("--img-size", "112", "--model-kwargs", "img_size=112", "--epochs", "2")
     ],
+    "timm train.py, 112 px, 2 epochs, batch 32": [
+        *("--img-size", "112", "--model-kwargs", "img_size=112", "--epochs", "2", "-b", "32")
+    ],
     "timm train.py, 224 px, 1 epoch": ["--epochs", "1"],
     "timm train.py, 224 px, 2 epochs": ["--epochs", "2"],
     "timm train.py, 224 px, 3 epochs": ["--epochs", "3"],
