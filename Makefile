@@ -16,6 +16,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/deit-transfer demo
+	@echo "To type deit-transfer alone, activate its environment first: . $(BIN)/activate"
 
 test: $(READY)
 	$(BIN)/python -m pytest
