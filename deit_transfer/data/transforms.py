@@ -24,7 +24,7 @@ from deit_transfer.data.randaugment import RandAugment, parse_policy
 from deit_transfer.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from albumentations import BasicTransform, Compose
+    from albumentations import HorizontalFlip, RandomResizedCrop
 
 TrainTransform = Callable[[Pixels, int], Pixels]
 EvalTransform = Callable[[Pixels], Pixels]
@@ -154,12 +154,12 @@ class CentreTransform:
 
 
 class SeededTransform:
-    """Run albumentations' pipeline from one seed; two calls with one seed give one result.
+    """Make the view that one seed names; two calls with one seed give one view.
 
-    albumentations 2.0.8 keeps private generators that fork copies, so that every worker and
-    epoch repeats the last; and its own `set_random_seed` gives each transform the same stream,
-    which ties the flip to the crop. One generator shared by all and renewed at each call mends
-    both.
+    albumentations draws the crop and the flip, one after the other from one stream. Its `Compose`
+    would give the same at three times the cost for a small image; and it keeps private generators
+    that fork copies, so that every worker and epoch repeats the last, or with `set_random_seed`
+    hands each transform the same stream, which ties the flip to the crop (2.0.8).
     """
 
     def __init__(
@@ -176,70 +176,43 @@ class SeededTransform:
         self.hflip = hflip
         self.color = color
         self.crop = crop
-        self._pipeline: Compose | None = None
+        self._draws: tuple[RandomResizedCrop, HorizontalFlip] | None = None
 
     def __call__(self, image: Pixels, seed: int) -> Pixels:
         """Return the view (R, R, 3) of `image` (H, W, 3) that `seed` names."""
-        pipeline = self.pipeline()
-        pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        return pipeline(image=image)["image"]
+        if self._draws is None:
+            self._draws = self._make_draws()
+        crop, flip = self._draws
+        stream = random.Random(seed)
+        stream.random()  # where Compose asks whether to do anything: its views stay
+        crop.py_random = flip.py_random = stream  # the only generator that either reads
+        if self.crop == "simple":
+            view = simple_random_crop(image, self.resolution, stream)
+        else:
+            drawn = crop.get_params_dependent_on_data({"shape": image.shape}, {})
+            left, top, right, bottom = drawn["crop_coords"]
+            # As Pillow resizes; albumentations would do so without antialiasing.
+            view = operations.resize(image[top:bottom, left:right], *crop.size)
+        if flip.should_apply():
+            view = flip.apply(view)
+        return view if self.color is None else self.color(view, stream)
 
-    def pipeline(self) -> "Compose":
-        """Return the albumentations pipeline, built on first use as its import takes seconds."""
-        if self._pipeline is None:
-            cv2.setNumThreads(0)  # forked workers would wait for threads that they do not have
-            self._pipeline = _compose(
-                resolution=self.resolution,
-                scale=self.scale,
-                hflip=self.hflip,
-                color=self.color,
-                crop=self.crop,
-            )
-        return self._pipeline
+    def _make_draws(self) -> "tuple[RandomResizedCrop, HorizontalFlip]":
+        """Return what draws, made on first use as the import takes seconds."""
+        # albumentations asks its package page for a newer version when imported.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        from albumentations import HorizontalFlip, RandomResizedCrop
+
+        cv2.setNumThreads(0)  # forked workers would wait for threads that they do not have
+        size = (self.resolution, self.resolution)
+        return (
+            RandomResizedCrop(size=size, scale=self.scale, ratio=_RATIO),
+            HorizontalFlip(p=self.hflip),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Where workers are spawned, not forked, each builds its own pipeline.
-        return {**self.__dict__, "_pipeline": None}
-
-
-def _compose(
-    *,
-    resolution: int,
-    scale: tuple[float, float],
-    hflip: float,
-    color: Callable[[Pixels, random.Random], Pixels] | None,
-    crop: Crop,
-) -> "Compose":
-    # albumentations asks its package page for a newer version when imported.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations as A
-
-    class RandomResizedCrop(A.RandomResizedCrop):
-        """Draw the crop as albumentations does, resize it as Pillow does."""
-
-        def apply(self, img: Pixels, crop_coords: tuple[int, int, int, int], **_: Any) -> Pixels:
-            left, top, right, bottom = crop_coords
-            return operations.resize(img[top:bottom, left:right], *self.size)
-
-    class SimpleRandomCrop(A.ImageOnlyTransform):
-        def apply(self, img: Pixels, **_: Any) -> Pixels:
-            return simple_random_crop(img, resolution, self.py_random)
-
-    class ColorStage(A.ImageOnlyTransform):
-        def apply(self, img: Pixels, **_: Any) -> Pixels:
-            assert color is not None
-            return color(img, self.py_random)
-
-    stages: list[BasicTransform] = []
-    if crop == "resized":
-        size = (resolution, resolution)
-        stages.append(RandomResizedCrop(size=size, scale=scale, ratio=_RATIO))
-    else:
-        stages.append(SimpleRandomCrop(p=1.0))
-    stages.append(A.HorizontalFlip(p=hflip))
-    if color is not None:
-        stages.append(ColorStage(p=1.0))
-    return A.Compose(stages)
+        # Where workers are spawned, not forked, each makes its own.
+        return {**self.__dict__, "_draws": None}
 
 
 def _color_stage(

@@ -3,6 +3,7 @@
 import pickle
 import random
 
+import albumentations
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torchvision.transforms import ColorJitter as TorchColorJitter
 from torchvision.transforms import functional as torch_functional
 
 from deit_transfer.data import operations, transforms
+from deit_transfer.data.randaugment import RandAugment, parse_policy
 from deit_transfer.data.transforms import (
     ColorJitter,
     ThreeAugment,
@@ -98,6 +100,34 @@ def test_flip_and_crop_are_drawn_independently():
         flips.append(row[-1] < row[0])
     assert np.mean(flips) == pytest.approx(0.5, abs=0.08)
     assert abs(np.corrcoef(spans, flips)[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize("hflip", [0.0, 0.5, 1.0])
+def test_a_view_is_the_one_that_albumentations_own_compose_gives(hflip):
+    """Compose, given fresh generators at each call, is what ours does without."""
+
+    class Crop(albumentations.RandomResizedCrop):
+        def apply(self, img, crop_coords, **_):
+            left, top, right, bottom = crop_coords
+            return operations.resize(img[top:bottom, left:right], *self.size)
+
+    class Policy(albumentations.ImageOnlyTransform):
+        def apply(self, img, **_):
+            augment = RandAugment(policy=parse_policy("rand-m9-mstd0.5-inc1"), fill=(124, 116, 104))
+            return augment(img, self.py_random)
+
+    compose = albumentations.Compose(
+        [
+            Crop(size=(32, 32), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)),
+            albumentations.HorizontalFlip(p=hflip),
+            Policy(p=1.0),
+        ]
+    )
+    view = build(hflip=hflip)
+    for image in (photo(60, 48), photo(33, 90), noise(1, 40), noise(3, 2)):
+        for seed in range(60):
+            compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+            assert (view(image, seed) == compose(image=image)["image"]).all()
 
 
 def test_a_view_survives_pickling_for_spawned_workers():
