@@ -22,8 +22,10 @@ class DeitTransferError(Exception):
     """Base of all errors with a message for the user.
 
     Args:
-        message: One sentence that names the value, the place and the choices.
-        hint: What to do or type next; empty when there is nothing to add.
+        message: One sentence that names the value, the place and the choices; it begins in lower
+            case and has no full stop, as it is shown after "Error:".
+        hint: What to do or type next, from a capital on and without a full stop; empty when
+            there is nothing to add.
     """
 
     exit_code = 1

@@ -101,7 +101,7 @@ def main() -> None:
             DeitTransferError(
                 f"unexpected {type(error).__name__}: {error}",
                 hint="This is a fault of the program. DEIT_TRANSFER_TRACEBACK=1 before the "
-                "command shows where it happened.",
+                "command shows where it happened",
             )
         )
         sys.exit(DeitTransferError.exit_code)

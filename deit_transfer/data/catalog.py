@@ -66,7 +66,7 @@ def load_dataset(
         if data_dir is None:
             raise UsageError(
                 "'folder' stands for any folder of images, and none was named",
-                hint="Give the path of a folder of class folders instead of the word folder.",
+                hint="Give the path of a folder of class folders instead of the word folder",
             )
         return _load_folder(str(data_dir), for_evaluation=for_evaluation)
     root = adapter.find(data_dir if data_dir is not None else default_data_dir())
@@ -141,7 +141,7 @@ def _configured(
         raise UsageError(
             f"{name} has one kind of class and one order: neither --level (data.level) nor "
             "data.class_order applies to it",
-            hint="Leave both out. They are for inat2018 and inat2019.",
+            hint="Leave both out. They are for inat2018 and inat2019",
         )
     return adapter.configured(options)
 
@@ -155,7 +155,7 @@ def _fetch_missing(
         if not data_dir.is_dir():
             raise DataError(
                 f"{info.name} was not found: there is no folder {data_dir}",
-                hint="Check --data-dir, or leave it out to download into the default folder.",
+                hint="Check --data-dir, or leave it out to download into the default folder",
             )
         _look_nearby(adapter, data_dir)
     if info.access == "on request":
@@ -220,7 +220,7 @@ def _load_folder(path: str, *, for_evaluation: bool) -> Dataset:
     if not folder.is_dir():
         raise DataError(
             f"{folder} is a file, not a folder of images",
-            hint="Unpack archives first, then name the folder that holds the class folders.",
+            hint="Unpack archives first, then name the folder that holds the class folders",
         )
     for name, adapter in _adapters().items():
         if not isinstance(adapter, FolderAdapter) and adapter.find(folder) is not None:
@@ -247,13 +247,13 @@ def _unknown(name: str) -> UsageError | DataError:
     if os.sep in name or name.startswith((".", "~")):
         return DataError(
             f"there is no folder {name}",
-            hint="Check its path; `deit-transfer data list` shows the datasets known by name.",
+            hint="Check its path; `deit-transfer data list` shows the datasets known by name",
         )
     choices = list(_adapters())
     guess = did_you_mean(name.lower(), choices)
     return UsageError(
         f"no dataset and no folder is called {name!r}. {guess}".rstrip(),
-        hint=f"Datasets: {', '.join(choices)}, or the path of a folder of class folders.",
+        hint=f"Datasets: {', '.join(choices)}, or the path of a folder of class folders",
     )
 
 

@@ -76,7 +76,7 @@ class Deliveries:
                 raise
             raise ResourceError(
                 f"a loader process was killed from outside: {error}",
-                hint="Memory or shared memory (/dev/shm) ran out: try fewer --workers.",
+                hint="Memory or shared memory (/dev/shm) ran out: try fewer --workers",
             ) from error
         if delivery.error is not None:
             raise delivery.error

@@ -245,7 +245,7 @@ def _open_part(part: Path, mode: str, *, room: int) -> FileIO:
     if room > free:
         raise ResourceError(
             f"{part.parent} has {free / 1e6:.0f} MB free and {part.stem} needs {room / 1e6:.0f}",
-            hint="Make room, or give another folder with --data-dir.",
+            hint="Make room, or give another folder with --data-dir",
         )
     try:
         return FileIO(part, mode)
@@ -319,11 +319,11 @@ def _disk_error(error: OSError, path: Path) -> DataError | ResourceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(
             f"no room to write {path}: {reason}",
-            hint="Make room, or give another folder with --data-dir. What is there is kept.",
+            hint="Make room, or give another folder with --data-dir. What is there is kept",
         )
     return DataError(
         f"cannot write {path}: {reason}",
-        hint="Give a folder you may write into with --data-dir, or set DEIT_TRANSFER_DATA.",
+        hint="Give a folder you may write into with --data-dir, or set DEIT_TRANSFER_DATA",
     )
 
 

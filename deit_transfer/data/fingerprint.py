@@ -44,7 +44,7 @@ def fingerprint(splits: Mapping[Split, ImageSet], class_names: Sequence[str]) ->
             except OSError as error:
                 raise DataError(
                     f"{error.filename} of the {split} split cannot be read: {error.strerror}",
-                    hint="`deit-transfer data check DATASET` lists every image with a fault.",
+                    hint="`deit-transfer data check DATASET` lists every image with a fault",
                 ) from error
     return digest.hexdigest()
 

@@ -51,7 +51,7 @@ def _names_in(folder: Path) -> set[str]:
         return set()
     except OSError as error:
         raise DataError(
-            f"cannot list {folder}: {error.strerror}", hint="Check that you may read it."
+            f"cannot list {folder}: {error.strerror}", hint="Check that you may read it"
         ) from error
 
 

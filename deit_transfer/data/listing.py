@@ -108,5 +108,5 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise DataError(
             f"cannot list {printable(str(folder))}: {error.strerror}",
-            hint="Check the folder's name and that you may read it.",
+            hint="Check the folder's name and that you may read it",
         ) from error

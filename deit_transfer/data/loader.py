@@ -223,7 +223,7 @@ class TrainSamples(Dataset[Delivery]):
         listed = "".join(f"\n  - {failure}" for failure in failures[:_MAX_LISTED])
         raise DataError(
             f"{len(failures)} images drawn one after the other cannot be read:{listed}",
-            hint="`deit-transfer data check` lists every image that cannot be read.",
+            hint="`deit-transfer data check` lists every image that cannot be read",
         )
 
 
@@ -348,5 +348,5 @@ def _unreadable(bad: list[BadImage]) -> DataError:
         f"{len(bad)} image(s) of the evaluation split cannot be read, so that its figures would "
         f"not be comparable:{listed}{more}",
         hint="Restore the files, or train with --set data.allow_bad=true, which counts them as "
-        "wrong.",
+        "wrong",
     )

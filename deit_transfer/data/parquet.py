@@ -77,7 +77,7 @@ def find_columns(files: Sequence[Path]) -> Columns:
             raise DataError(
                 f"{path} has the columns {', '.join(schema.names)}, and {files[0]} has "
                 f"{', '.join(schemas[0].names)}",
-                hint="Files of one dataset have the same columns: name the folder of one of them.",
+                hint="Files of one dataset have the same columns: name the folder of one of them",
             )
     schema, features = schemas[0], _features(schemas[0])
     image = _image_column(schema)
@@ -90,7 +90,7 @@ def find_columns(files: Sequence[Path]) -> Columns:
             f"{files[0]} has no {missing} column that can be told from others; its columns are "
             f"{', '.join(schema.names)}",
             hint="Images are bytes or struct{bytes, path}; the labels' column is called "
-            f"{' or '.join(_LABEL_NAMES)}.",
+            f"{' or '.join(_LABEL_NAMES)}",
         )
     names = features.get(label, {}).get("names")
     return Columns(
@@ -127,7 +127,7 @@ def unpack(files: Sequence[Path], columns: Columns, *, progress: Progress | None
             except OSError as error:
                 raise ResourceError(
                     f"cannot write {folder}: {error.strerror or error}",
-                    hint="Make room there, or set XDG_CACHE_HOME to a folder with more.",
+                    hint="Make room there, or set XDG_CACHE_HOME to a folder with more",
                 ) from error
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -229,7 +229,7 @@ def _copy(files: Sequence[Path], columns: Columns, folder: Path, progress: Progr
                     if not data:
                         raise DataError(
                             f"row {len(starts)} of the images up to {path} holds no image bytes",
-                            hint="Take the dataset's own parquet files: they hold the images.",
+                            hint="Take the dataset's own parquet files: they hold the images",
                         )
                     starts.append(out.tell())
                     lengths.append(len(data))
@@ -271,12 +271,12 @@ def _check_room(parent: Path, files: Sequence[Path]) -> None:
     if needed > free:
         raise ResourceError(
             f"{parent} has {free / 1e6:,.0f} MB free, and unpacking needs {needed / 1e6:,.0f}",
-            hint="Make room there, or set XDG_CACHE_HOME to a folder with more.",
+            hint="Make room there, or set XDG_CACHE_HOME to a folder with more",
         )
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path} cannot be read as parquet: {error}",
-        hint="It is damaged, cut short, or a Git LFS pointer. Download it again.",
+        hint="It is damaged, cut short, or a Git LFS pointer. Download it again",
     )

@@ -72,8 +72,8 @@ def parse_policy(text: str) -> RandAugmentPolicy:
 
 def _malformed(text: str, reason: str) -> UsageError:
     return UsageError(
-        f"RandAugment policy {text!r} cannot be read: {reason}.",
-        hint="The paper's policy is rand-m9-mstd0.5-inc1.",
+        f"RandAugment policy {text!r} cannot be read: {reason}",
+        hint="The paper's policy is rand-m9-mstd0.5-inc1",
     )
 
 

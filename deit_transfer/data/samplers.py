@@ -65,8 +65,8 @@ def _num_views(n: int, repeats: int, compat: Compat) -> int:
     if n < _DEIT_UNIT:
         raise UsageError(
             f"compat 'deit' with repeated augmentation cuts epochs to multiples of {_DEIT_UNIT} "
-            f"images; this split has {n}, so that nothing would be left.",
-            hint="Leave compat out, or set repeats to 1.",
+            f"images; this split has {n}, so that nothing would be left",
+            hint="Leave compat out, or set repeats to 1",
         )
     return n // _DEIT_UNIT * _DEIT_UNIT
 
@@ -189,19 +189,19 @@ class StepPlan:
 
     def _check(self) -> None:
         if self.num_images == 0:
-            raise UsageError("the training split has no images.")
+            raise UsageError("the training split has no images")
         if self.steps_per_epoch == 0:
             raise UsageError(
                 f"the training split has {self.num_images} images, fewer than one batch of "
-                f"{self.batch_size}, and incomplete batches are dropped.",
-                hint=f"Set --batch-size to {self.num_images} or less.",
+                f"{self.batch_size}, and incomplete batches are dropped",
+                hint=f"Set --batch-size to {self.num_images} or less",
             )
         smallest = min(self.batch_size, self.views.views % self.batch_size or self.batch_size)
         if smallest < self.world_size:
             raise UsageError(
                 f"a batch of {smallest} images cannot be shared by {self.world_size} processes "
-                f"({self.views.views} images per epoch in batches of {self.batch_size}).",
-                hint="Change --batch-size, drop incomplete batches or use fewer processes.",
+                f"({self.views.views} images per epoch in batches of {self.batch_size})",
+                hint="Change --batch-size, drop incomplete batches or use fewer processes",
             )
 
     def steps(self, start_step: int = 0) -> Iterator[StepKeys]:

@@ -60,7 +60,7 @@ def carve_val(
         raise DataError(
             f"no validation or test images can be set aside: {len(labels)} images in "
             f"{np.count_nonzero(counts)} classes are too few for a share of {fraction:g}",
-            hint="Add images, or give val/ and test/ folders of your own.",
+            hint="Add images, or give val/ and test/ folders of your own",
         )
     held = _rank_within_class(labels, seed) < wanted[labels]
     return np.flatnonzero(~held), np.flatnonzero(held)
@@ -80,7 +80,7 @@ def carve_test(train: ImageSet, class_names: Sequence[str]) -> tuple[ImageSet, I
     if counts.max(initial=0) <= 1:
         raise DataError(
             "there is one image in every class: no test images can be set aside",
-            hint="Add images to at least some classes, or give a test split of your own.",
+            hint="Add images to at least some classes, or give a test split of your own",
         )
     stay, held = carve_val(train.labels, fraction=TEST_FRACTION, seed=_TEST_SEED, every_class=True)
     notes = [
@@ -163,7 +163,7 @@ def take_limit(
         raise DataError(
             f"cannot keep {wanted} of the {len(labels)} training images: a limit must lie "
             f"between {num_classes} (one image a class) and {len(labels)}",
-            hint=f"Give for example --train-limit {min(len(labels), 10 * num_classes)}.",
+            hint=f"Give for example --train-limit {min(len(labels), 10 * num_classes)}",
         )
     rank = _rank_within_class(labels, seed)
     place = (rank + 0.5) / np.bincount(labels)[labels]  # even steps through each class
@@ -189,7 +189,7 @@ def keep_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
         if not len(chosen):
             raise DataError(
                 f"the {split} split has no image of the classes {', '.join(names)}",
-                hint="Keep other classes, or add images of these.",
+                hint="Keep other classes, or add images of these",
             )
         splits[split] = images.subset(chosen).renumber(renumbered)
     note = f"classes: {len(kept)} of {dataset.num_classes} kept"

@@ -133,5 +133,5 @@ def _unreadable(archive: Path, error: Exception) -> DataError:
             )
     return DataError(
         f"{archive} cannot be read as a tar archive: {error}",
-        hint="It is damaged or was cut short. Copy or download it again.",
+        hint="It is damaged or was cut short. Copy or download it again",
     )

@@ -98,7 +98,7 @@ def train_transform(
     for value, choices, what in ((policy, POLICIES, "policy"), (crop, CROPS, "crop")):
         if value not in choices:
             raise UsageError(
-                f"unknown augmentation {what} {value!r}; choose from {', '.join(choices)}.",
+                f"unknown augmentation {what} {value!r}; choose from {', '.join(choices)}",
                 hint=did_you_mean(value, choices),
             )
     return SeededTransform(

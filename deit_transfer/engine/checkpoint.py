@@ -132,7 +132,7 @@ def load_checkpoint(folder: Path, *, tag: Tag = "last") -> Checkpoint:
         raise CheckpointError(f"no {tag} checkpoint in {folder} can be used:{listed}")
     raise CheckpointError(
         f"there is no {tag} checkpoint in {folder}",
-        hint="a run that stopped before its first save has nothing to resume: start it anew",
+        hint="A run that stopped before its first save has nothing to resume: start it anew",
     )
 
 

@@ -101,7 +101,7 @@ def world_from_env(environ: Mapping[str, str] | None = None) -> World:
     except (KeyError, ValueError) as error:
         raise UsageError(
             f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as torchrun sets them: {error!r}",
-            hint="start several processes with torchrun or --nproc, or unset these variables",
+            hint="Start several processes with torchrun or --nproc, or unset these variables",
         ) from error
     if not 0 <= world.rank < world.size:
         raise UsageError(f"RANK is {world.rank}, but WORLD_SIZE is {world.size}")
@@ -227,5 +227,5 @@ def _peers() -> Iterator[None]:
     except RuntimeError as error:
         raise DeitTransferError(
             f"another process of this run has ended or does not answer: {error}",
-            hint="the first error above, from the process that failed, tells why",
+            hint="The first error above, from the process that failed, tells why",
         ) from error

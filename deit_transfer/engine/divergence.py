@@ -45,5 +45,5 @@ def diverged_error(incident: NonFinite, *, budget: int) -> DivergedError:
         f"step {incident.step} is not finite: loss {incident.loss:g}, gradient norm "
         f"{incident.grad_norm:g} at learning rate {incident.lr:g}, images {named}"
         f"{others}{spent}",
-        hint="lower the peak learning rate, clip the gradient norm, or train in bf16 or fp32",
+        hint="Lower the peak learning rate, clip the gradient norm, or train in bf16 or fp32",
     )

@@ -38,7 +38,7 @@ def named_memory_errors(place: str) -> Iterator[None]:
             raise
         raise ResourceError(
             f"out of memory at {place}: {str(error).splitlines()[0] if str(error) else error!r}",
-            hint="choose a smaller model or resolution, or free the device's memory",
+            hint="Choose a smaller model or resolution, or free the device's memory",
         ) from error
 
 
@@ -52,5 +52,5 @@ def lost_worker(error: RuntimeError) -> ResourceError:
     cause = str(error).splitlines()[0]
     return ResourceError(
         f"a data worker was ended by the system, most often for want of memory: {cause}",
-        hint="use fewer --workers, a smaller decode cache, or more shared memory (/dev/shm)",
+        hint="Use fewer --workers, a smaller decode cache, or more shared memory (/dev/shm)",
     )

@@ -56,7 +56,7 @@ def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
         raise UsageError(
             "binary cross-entropy got targets with more than two classes above 0 for one image: "
             "label smoothing makes every class a right answer",
-            hint="set label smoothing to 0, or the label loss to cross-entropy (ce)",
+            hint="Set label smoothing to 0, or the label loss to cross-entropy (ce)",
         )
     return F.binary_cross_entropy_with_logits(logits.float(), asked)
 
@@ -200,7 +200,7 @@ def _through_class(
         raise UsageError(
             "distillation through the class head would leave this model's distillation head "
             "untrained, yet averaged into its answers",
-            hint='choose a model without "_distilled" in its name, or distil through the token',
+            hint='Choose a model without "_distilled" in its name, or distil through the token',
         )
     teacher_loss = follow_teacher(heads.class_logits, _given(teacher_logits))
     return (1 - alpha) * answer_labels(heads.class_logits, targets) + alpha * teacher_loss
@@ -215,7 +215,7 @@ def _given(teacher_logits: Tensor | None) -> Tensor:
 def _no_second_head(what: str) -> UsageError:
     return UsageError(
         f"{what} needs a model with a distillation head, and this one has none",
-        hint='choose a model with "_distilled" in its name',
+        hint='Choose a model with "_distilled" in its name',
     )
 
 
@@ -232,7 +232,7 @@ def _check_values(
     if two_class_tokens and kind != "none":
         raise UsageError(
             f"two class tokens both answer the true label, so {kind} distillation has no head left",
-            hint="drop the teacher, or the two class tokens",
+            hint="Drop the teacher, or the two class tokens",
         )
 
 

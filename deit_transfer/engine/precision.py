@@ -55,7 +55,7 @@ def resolve_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
     if device.type == "cuda":
         return _cuda_device(device, local_rank)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"device {name!r}: this machine has no MPS", hint="use --device cpu")
+        raise UsageError(f"device {name!r}: this machine has no MPS", hint="Use --device cpu")
     return device
 
 
@@ -80,7 +80,7 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
     if name == "fp16" and device.type != "cuda":
         raise UsageError(
             f"fp16 trains on CUDA only, and the device is {device.type}",
-            hint="use fp32, or auto",
+            hint="Use fp32, or auto",
         )
     return _named(name, device, reason)
 
@@ -101,7 +101,7 @@ def _cuda_device(device: torch.device, local_rank: int) -> torch.device:
     if index >= count:
         raise UsageError(
             f"cuda:{index} is not there: this machine has {count} usable GPUs",
-            hint="use --device cpu, or as many processes as GPUs",
+            hint="Use --device cpu, or as many processes as GPUs",
         )
     return torch.device("cuda", index)
 

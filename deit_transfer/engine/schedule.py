@@ -42,7 +42,7 @@ def learning_rate(
     if not 0 <= warmup_steps < total_steps:
         raise UsageError(
             f"a warm-up of {warmup_steps} steps does not fit into a run of {total_steps}",
-            hint="shorten the warm-up or lengthen the run",
+            hint="Shorten the warm-up or lengthen the run",
         )
     if step < warmup_steps:
         return warmup_lr + (peak_lr - warmup_lr) * step / warmup_steps
@@ -89,5 +89,5 @@ def _check_rates(*, peak_lr: float, floor_lr: float, warmup_lr: float) -> None:
                 f"{name} {rate:g} lies above the scaled peak_lr {peak_lr:g}: "
                 f"the learning rate would {'rise' if name == 'floor_lr' else 'fall'} "
                 f"where it should {'fall' if name == 'floor_lr' else 'rise'}",
-                hint=f"set {name} to {peak_lr:g} or less, or raise peak_lr",
+                hint=f"Set {name} to {peak_lr:g} or less, or raise peak_lr",
             )

@@ -151,7 +151,7 @@ def _gradients_within_memory(
         if largest == 1:
             raise ResourceError(
                 f"out of memory at one image per forward pass (step {work.step}): {message}",
-                hint="choose a smaller model or resolution, or free the device's memory",
+                hint="Choose a smaller model or resolution, or free the device's memory",
             )
         learner.forward_size = largest // 2
         _restore_statistics(learner.model, statistics)

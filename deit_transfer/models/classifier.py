@@ -125,8 +125,8 @@ class Classifier(nn.Module):
     def _vision_transformer(self) -> Any:
         if not isinstance(self.backbone, VisionTransformer):
             raise UsageError(
-                f"{self.name} has no class token: only vision transformers have tokens to look at.",
-                hint="Use a DeiT, such as deit_tiny_distilled_patch16_224.",
+                f"{self.name} has no class token: only vision transformers have tokens to look at",
+                hint="Use a DeiT, such as deit_tiny_distilled_patch16_224",
             )
         return self.backbone
 
@@ -179,8 +179,8 @@ def build_classifier(
     )
     if two_class_tokens and not isinstance(backbone, VisionTransformerDistilled):
         raise UsageError(
-            f"{name} has one token; two class tokens need a distilled network.",
-            hint="Use a name with 'distilled', such as deit_tiny_distilled_patch16_224.",
+            f"{name} has one token; two class tokens need a distilled network",
+            hint="Use a name with 'distilled', such as deit_tiny_distilled_patch16_224",
         )
     config: dict[str, Any] = backbone.pretrained_cfg
     return Classifier(

@@ -47,22 +47,22 @@ def _trainable_pattern(classifier: Classifier, policy: str) -> re.Pattern[str]:
     last = re.fullmatch(r"last-(\d+)", policy)
     if policy != "attention" and last is None:
         raise UsageError(
-            f"Unknown freeze policy {policy!r}; choose one of {', '.join(FREEZE_POLICIES)}.",
-            hint="For the last two blocks: last-2.",
+            f"unknown freeze policy {policy!r}; choose one of {', '.join(FREEZE_POLICIES)}",
+            hint="For the last two blocks: last-2",
         )
     blocks = getattr(classifier.backbone, "blocks", None)
     if not isinstance(blocks, nn.Sequential) or not hasattr(blocks[0], "attn"):
         raise UsageError(
-            f"The freeze policy {policy!r} needs a vision transformer, unlike {classifier.name}.",
-            hint="Use 'none' or 'head'.",
+            f"the freeze policy {policy!r} needs a vision transformer, unlike {classifier.name}",
+            hint="Use 'none' or 'head'",
         )
     if last is None:
         return re.compile(r"pos_embed$|blocks\.\d+\.attn\.")
     count = int(last.group(1))
     if not 1 <= count <= len(blocks):
         raise UsageError(
-            f"The freeze policy {policy!r} asks for {count} of {classifier.name}'s {len(blocks)} "
-            f"blocks; N is in 1..{len(blocks)}."
+            f"the freeze policy {policy!r} asks for {count} of {classifier.name}'s {len(blocks)} "
+            f"blocks; N is in 1..{len(blocks)}"
         )
     numbers = "|".join(map(str, range(len(blocks) - count, len(blocks))))
     return re.compile(rf"norm\.|fc_norm\.|blocks\.(?:{numbers})\.")

@@ -39,9 +39,9 @@ def find_published_weights(variant: Variant, *, cache_dir: Path | None) -> tuple
     if not variant.has_published_weights:
         published = [v.name for v in VARIANTS.values() if v.is_deit and v.has_published_weights]
         raise UsageError(
-            f"There are no published ImageNet weights for {variant.name}.",
+            f"there are no published ImageNet weights for {variant.name}",
             hint=f"Start it from one of your runs (--from RUN), train it from nothing "
-            f"(deit-transfer scratch), or choose another model: {', '.join(published)}.",
+            f"(deit-transfer scratch), or choose another model: {', '.join(published)}",
         )
     import timm
 
@@ -51,8 +51,8 @@ def find_published_weights(variant: Variant, *, cache_dir: Path | None) -> tuple
         return by_hand, config.url
     if not config.hf_hub_id:
         raise CheckpointError(
-            f"The published weights of {variant.name} are not on the hub.",
-            hint=f"Download {config.url} and give the file: --from path/to/file.",
+            f"the published weights of {variant.name} are not on the hub",
+            hint=f"Download {config.url} and give the file: --from path/to/file",
         )
     return find_hub_file(config.hf_hub_id, HUB_FILES, cache_dir=cache_dir), config.hf_hub_id
 
@@ -140,8 +140,8 @@ def _not_found(
     repo_id = repository.partition("@")[0]
     first_line = obstacle.strip().splitlines()[0] if obstacle.strip() else "not found"
     return CheckpointError(
-        f"The weights {repository} are neither in {hub_cache} nor in {torch_cache}, "
-        f"and cannot be downloaded: {first_line.rstrip('.')}.",
+        f"the weights {repository} are neither in {hub_cache} nor in {torch_cache}, "
+        f"and cannot be downloaded: {first_line.rstrip('.')}",
         hint=f"Download https://huggingface.co/{repo_id}/resolve/main/{name} where there is a "
         f"network, copy it here and give it by hand: --from path/to/{name}",
     )

@@ -104,7 +104,7 @@ def read_start(start: str, *, model_name: str, cache_dir: Path | None = None) ->
         return _read_folder(path)
     if not path.exists() and not _looks_like_path(start):
         raise CheckpointError(
-            f"Unknown start {start!r}: it is neither a file, a folder, '{IMAGENET}' nor '{NONE}'.",
+            f"unknown start {start!r}: it is neither a file, a folder, '{IMAGENET}' nor '{NONE}'",
             hint=did_you_mean(start, (IMAGENET, NONE))
             or f"Give '{IMAGENET}', '{NONE}', a run's folder, a .safetensors or .pth file, "
             f"'{LOCAL_DIR}FOLDER' or '{HF_HUB}OWNER/NAME'.",
@@ -233,9 +233,9 @@ def _read_run(folder: Path) -> tuple[_ModelFile, dict[str, Tensor]]:
     missing = [name for name in (WEIGHTS_FILE, MODEL_FILE) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} has no {' and no '.join(missing)}.",
+            f"{folder} has no {' and no '.join(missing)}",
             hint="The run has not finished, or this is not a run's folder; finish it with "
-            "--resume, or give a weights file.",
+            "--resume, or give a weights file",
         )
     try:
         description = _ModelFile.model_validate(_read_json(folder / MODEL_FILE))
@@ -243,18 +243,18 @@ def _read_run(folder: Path) -> tuple[_ModelFile, dict[str, Tensor]]:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
-        raise CheckpointError(f"{folder / MODEL_FILE} is not usable: {faults}.") from error
+        raise CheckpointError(f"{folder / MODEL_FILE} is not usable: {faults}") from error
     if len(description.class_names) != description.num_classes:
         raise CheckpointError(
             f"{folder / MODEL_FILE} names {len(description.class_names)} classes for a network "
-            f"of {description.num_classes}."
+            f"of {description.num_classes}"
         )
     path = folder / WEIGHTS_FILE
     if description.weights_sha256 not in (None, _sha256(path)):
         raise CheckpointError(
             f"{path} is not the file that was written: its SHA-256 differs from the one in "
-            f"{MODEL_FILE}.",
-            hint="Copy the run's folder again, or take an earlier checkpoint of the run.",
+            f"{MODEL_FILE}",
+            hint="Copy the run's folder again, or take an earlier checkpoint of the run",
         )
     return description, _finite(read_weights_file(path), path)
 
@@ -263,9 +263,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object.")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
     return content
 
 
@@ -279,8 +279,8 @@ def _finite(state_dict: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if bad:
         raise CheckpointError(
             f"{path} holds values that are not finite, in {', '.join(bad[:3])}"
-            f"{' and others' if len(bad) > 3 else ''}.",
-            hint="The run that wrote it diverged; take an earlier checkpoint.",
+            f"{' and others' if len(bad) > 3 else ''}",
+            hint="The run that wrote it diverged; take an earlier checkpoint",
         )
     return state_dict
 
@@ -312,6 +312,6 @@ def _write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ResourceError(
-            f"{path} ({len(content):,} bytes) cannot be written: {error.strerror}.",
-            hint="Free some space or choose another folder with --out, then use --resume.",
+            f"{path} ({len(content):,} bytes) cannot be written: {error.strerror}",
+            hint="Free some space or choose another folder with --out, then use --resume",
         ) from error

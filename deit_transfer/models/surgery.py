@@ -173,8 +173,8 @@ def _fit_positions(
         tokens, patches = split_positions(given, num_tokens=given_tokens)
     except ValueError as error:
         raise CheckpointError(
-            f"{POSITIONS} of {start.origin} cannot be fitted: {error}.",
-            hint="Only square images are supported; start from weights trained on squares.",
+            f"{POSITIONS} of {start.origin} cannot be fitted: {error}",
+            hint="Only square images are supported; start from weights trained on squares",
         ) from error
     details = [_dtype_detail(tensor, given)]
     if given_tokens < num_tokens:
@@ -247,8 +247,8 @@ def _check_coverage(
     example = f"; for instance {unfit[0].key}: {unfit[0].detail}" if unfit else ""
     looks_like = guess_variant(start.state_dict)
     raise CheckpointError(
-        f"The start ({start.origin}) covers {report.coverage:.1f}% of the parameters of "
-        f"{classifier.name}'s backbone; at least {100 * min_coverage:.0f}% is needed{example}.",
+        f"the start ({start.origin}) covers {report.coverage:.1f}% of the parameters of "
+        f"{classifier.name}'s backbone; at least {100 * min_coverage:.0f}% is needed{example}",
         hint=f"The weights look like {looks_like}: --model {looks_like}"
         if looks_like
         else f"Give weights of {classifier.name}, with timm's names.",
@@ -261,8 +261,8 @@ def _check_heads(report: LoadReport, classifier: Classifier, start: StartWeights
     lost = [i for i in report.items if is_head_key(i.key, class_head) and i.action == "initialised"]
     if lost:
         raise CheckpointError(
-            f"The head of {start.origin} cannot be kept: {lost[0].key}: {lost[0].detail}.",
-            hint="Fine-tune with a new head instead, or take the model the start was trained as.",
+            f"the head of {start.origin} cannot be kept: {lost[0].key}: {lost[0].detail}",
+            hint="Fine-tune with a new head instead, or take the model the start was trained as",
         )
 
 

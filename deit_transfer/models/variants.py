@@ -200,9 +200,9 @@ def check_patch_grid(*, name: str, resolution: int, patch_size: int) -> None:
     below = max(resolution // patch_size, 1) * patch_size
     choices = str(below) if below >= resolution else f"{below} and {below + patch_size}"
     raise UsageError(
-        f"Resolution {resolution} does not fit {name}: it must be a positive multiple of the patch "
-        f"size {patch_size}; the nearest are {choices}.",
-        hint=f"--resolution {below}",
+        f"resolution {resolution} does not fit {name}: it must be a positive multiple of the patch "
+        f"size {patch_size}; the nearest are {choices}",
+        hint=f"Use --resolution {below}",
     )
 
 
@@ -212,6 +212,6 @@ def _unknown_model(name: str, timm_names: list[str]) -> UsageError:
     choices = VARIANTS if name.startswith("deit") else dict.fromkeys([*VARIANTS, *timm_names])
     suggestion = did_you_mean(name, choices)
     return UsageError(
-        f"Unknown model {name!r}; choose one of {', '.join(VARIANTS)}, or any name timm knows.",
+        f"unknown model {name!r}; choose one of {', '.join(VARIANTS)}, or any name timm knows",
         hint=suggestion or "timm.list_models() lists timm's names.",
     )

@@ -61,8 +61,8 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
     if opening.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip archive, and its older pickle
         return _strip_prefixes(_find_state_dict(_read_torch_file(path), path))
     raise CheckpointError(
-        f"{path} is not a weights file: {_describe_content(opening)}.",
-        hint="Give a .safetensors file or a torch .pth with a state dict.",
+        f"{path} is not a weights file: {_describe_content(opening)}",
+        hint="Give a .safetensors file or a torch .pth with a state dict",
     )
 
 
@@ -73,12 +73,12 @@ def _read_opening(path: Path) -> bytes:
             return file.read(64)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"There is nothing at {path}: no run's folder and no weights file.",
+            f"there is nothing at {path}: no run's folder and no weights file",
             hint=_path_hint(path),
         ) from error
     except OSError as error:
         raise CheckpointError(
-            f"The weights file {path} cannot be read: {error.strerror}."
+            f"the weights file {path} cannot be read: {error.strerror}"
         ) from error
 
 
@@ -108,9 +108,9 @@ def _read_torch_file(path: Path) -> Any:
         what = f"asks for {asked_for.group(1)}" if asked_for else "gives instructions"
         raise CheckpointError(
             f"{path} was refused and nothing in it was run: its pickle {what}, "
-            "which plain weights do not need.",
+            "which plain weights do not need",
             hint="Save only the weights, as safetensors, where you trust the file: "
-            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors').",
+            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
         ) from error
     except Exception as error:  # a damaged archive or pickle raises almost anything
         raise _damaged(path, error) from error
@@ -130,8 +130,8 @@ def _find_state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
     else:
         found = f"a {type(payload).__name__}"
     raise CheckpointError(
-        f"{path} holds {found}, not a state dict of tensors.",
-        hint=f"A checkpoint keeps its weights under one of: {', '.join(STATE_DICT_KEYS)}.",
+        f"{path} holds {found}, not a state dict of tensors",
+        hint=f"A checkpoint keeps its weights under one of: {', '.join(STATE_DICT_KEYS)}",
     )
 
 
@@ -171,5 +171,5 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     first_sentence = first_line.partition(". ")[0]
     return CheckpointError(
         f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes): {first_sentence[:200]}",
-        hint="Copy or download the file again.",
+        hint="Copy or download the file again",
     )

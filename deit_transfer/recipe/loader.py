@@ -184,7 +184,7 @@ def _place(values: Values, location: str, value: Any) -> None:
 def _recipe_error(where: str, faults: Sequence[str]) -> RecipeError:
     count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
     return RecipeError(
-        f"The recipe {where} has {count}:",
+        f"the recipe {where} has {count}:",
         faults=faults,
         hint="deit-transfer recipes show NAME prints a recipe with a sentence on each setting",
     )

@@ -79,7 +79,7 @@ def search_error(faults: Sequence[str]) -> RecipeError:
     """Return the error that lists everything that keeps a search from starting."""
     count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
     return RecipeError(
-        f"The search has {count}; nothing was trained:",
+        f"the search has {count}; nothing was trained:",
         faults=faults,
         hint="For example: --grid optim.peak_lr=5e-4,3e-4,5e-5; with --trials also "
         "--space optim.peak_lr=1e-5..1e-3:log",

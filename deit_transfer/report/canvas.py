@@ -79,7 +79,7 @@ def drawn_png(
         write_bytes_atomic(path, png.getvalue())
     except OSError as error:
         raise ResourceError(
-            f"Cannot write {path}: {error.strerror}", hint="Choose another place with --out"
+            f"cannot write {path}: {error.strerror}", hint="Choose another place with --out"
         ) from error
 
 

@@ -69,7 +69,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             temporary.unlink()
         if error.errno in FULL:
             raise ResourceError(
-                f"No room for {path} ({len(content):,} bytes): {error.strerror}",
+                f"no room for {path} ({len(content):,} bytes): {error.strerror}",
                 hint="Free disk space and run the same command again; finished runs are reused",
             ) from error
         raise

@@ -66,16 +66,16 @@ def check_arm_names(names: Sequence[str], *, taught: bool) -> tuple[str, ...]:
                 hint=f"Arms: {', '.join(MODES)}, or any recipe of `deit-transfer recipes list`",
             )
         if names.count(name) > 1:
-            raise UsageError(f"The arm {name} is given twice", hint="Name each arm once")
+            raise UsageError(f"the arm {name} is given twice", hint="Name each arm once")
     students = [name for name in names if name == DISTILLED or _distils(name)]
     if taught and not students:
         raise UsageError(
-            f"No arm learns from the teacher: the arms are {', '.join(names)}",
+            f"no arm learns from the teacher: the arms are {', '.join(names)}",
             hint=f"Add the arm {DISTILLED} to --arms, or leave --teacher out",
         )
     if not taught and DISTILLED in names:
         raise UsageError(
-            f"The arm {DISTILLED} needs a teacher",
+            f"the arm {DISTILLED} needs a teacher",
             hint="Name one with --teacher: a run, or a network such as regnety_160",
         )
     return tuple(names)

@@ -75,7 +75,7 @@ def durations(recipe: Recipe, *, num_images: int) -> Durations:
     ).views
     if views == 0:
         raise UsageError(
-            f"The {num_images} training images do not fill one batch of "
+            f"the {num_images} training images do not fill one batch of "
             f"{recipe.schedule.batch_size}, and the reference code drops incomplete batches",
             hint=f"Set --batch-size to {num_images} or less, or leave compat out",
         )

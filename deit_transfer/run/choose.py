@@ -45,13 +45,13 @@ def choose_recipe(
     recipe = load_recipe(name, overrides=values)
     if recipe.mode != mode:
         raise UsageError(
-            f"The recipe {name} is for '{recipe.mode}', not '{mode}'",
+            f"the recipe {name} is for '{recipe.mode}', not '{mode}'",
             hint=f"deit-transfer {COMMANDS[recipe.mode]} {dataset} --recipe {name}",
         )
     if mode == "finetune" and recipe.model.start == "none":
         check_name(dataset)  # a hint that names a dataset must name one that is there
         raise UsageError(
-            "Fine-tuning needs weights to start from",
+            "fine-tuning needs weights to start from",
             hint=f"deit-transfer finetune {dataset} --from imagenet; or "
             f"deit-transfer scratch {dataset}",
         )

@@ -109,7 +109,7 @@ def _answers(folders: list[RunFolder], names: tuple[str, str]) -> list[StoredPre
     if set(classes[0]) != set(classes[1]):
         odd = sorted(set(classes[0]) ^ set(classes[1]))
         raise DataError(
-            f"The runs tell other classes apart: {len(classes[0])} in {names[0]}, "
+            f"the runs tell other classes apart: {len(classes[0])} in {names[0]}, "
             f"{len(classes[1])} in {names[1]}; only one of them knows {odd[0]}",
             hint="Compare runs of one dataset",
         )

@@ -68,7 +68,7 @@ def write_evaluation(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(
-            f"Cannot write to {out}: {error.strerror}",
+            f"cannot write to {out}: {error.strerror}",
             hint="Choose a folder you can write to with --out FOLDER",
         ) from error
     title = f"{result['model']} on {result['dataset']}"

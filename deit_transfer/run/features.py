@@ -134,7 +134,7 @@ def extract_features(
     for indices, found in fresh:
         values[indices] = found
     if values.shape[-1] == 0:
-        raise DataError("None of the images can be read", hint="deit-transfer data check DATASET")
+        raise DataError("none of the images can be read", hint="deit-transfer data check DATASET")
     return Features(
         values=values,
         named=named_embeddings(classifier),

@@ -75,7 +75,7 @@ def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> I
     if val is None and settings.select == "val":
         raise UsageError(
             "data.select = 'val' needs validation images; data.val_fraction = 0 sets none aside",
-            hint="--set data.val_fraction=0.1, or --set data.select=last",
+            hint="Use --set data.val_fraction=0.1, or --set data.select=last",
         )
     splits: dict[Split, ImageSet] = {"train": train, "test": dataset.splits["test"]}
     if val is not None:

@@ -58,7 +58,7 @@ def read_answers(folder: RunFolder) -> Answers:
     """
     if not folder.read_json(RESULT_FILE):
         raise CheckpointError(
-            f"The run in {folder} has no result yet",
+            f"the run in {folder} has no result yet",
             hint="Let it finish, or go on with it by --resume; runs show tells how far it is",
         )
     stored = read_predictions(folder.path / PREDICTIONS_FILE)

@@ -97,10 +97,10 @@ def find_images(paths: Sequence[Path]) -> tuple[ImageSet, list[str]]:
         elif path.is_file():
             found[path] = None
         else:
-            raise DataError(f"There is no {path}", hint="Give image files, or folders of images")
+            raise DataError(f"there is no {path}", hint="Give image files, or folders of images")
     if not found:
         raise DataError(
-            f"There is no image in {', '.join(map(str, paths))}",
+            f"there is no image in {', '.join(map(str, paths))}",
             hint="Give image files, or folders that hold some",
         )
     counted = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
@@ -138,7 +138,7 @@ def write_predictions_csv(path: Path, result: dict[str, Any]) -> None:
         write_text_atomic(path, csv_text(rows))
     except OSError as error:
         raise ResourceError(
-            f"Cannot write {path}: {error.strerror}", hint="Choose another file with --csv FILE"
+            f"cannot write {path}: {error.strerror}", hint="Choose another file with --csv FILE"
         ) from error
 
 

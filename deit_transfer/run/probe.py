@@ -299,7 +299,7 @@ def _fit(
     own, held_out, test = np.split(values, [len(train), len(train) + len(val)])
     if not (np.isfinite(own).all() and np.isfinite(held_out).all()):
         raise DataError(
-            "Some of the training or validation images cannot be read",
+            "some of the training or validation images cannot be read",
             hint="deit-transfer data check DATASET lists them; remove them or put them right",
         )
     readable: NDArray[np.bool_] = np.asarray(np.isfinite(test).all(axis=1))  # (N,)

@@ -90,7 +90,7 @@ def with_validation(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recip
     """
     if overrides.get("data.select") == "test":
         raise UsageError(
-            "A sweep chooses on validation images, never on test; data.select = 'test' "
+            "a sweep chooses on validation images, never on test; data.select = 'test' "
             "cannot be asked for",
             hint="Leave data.select out; the winner's test figure is shown apart",
         )
@@ -137,7 +137,7 @@ def shared_inputs(
         first = first or inputs
         if inputs.fingerprint != first.fingerprint:
             raise DataError(
-                f"The runs would not see the same data: {label} has {inputs.counts}, "
+                f"the runs would not see the same data: {label} has {inputs.counts}, "
                 f"{next(iter(recipes))} has {first.counts}",
                 hint="Give all of them the same [data] section",
             )

@@ -161,7 +161,7 @@ def _nothing_to_report(place: Path) -> DataError:
     """Say what a folder is that no page can be written about, and what to name instead."""
     list_them = "deit-transfer runs list FOLDER shows the runs below a folder"
     if not place.is_dir():
-        return DataError(f"There is no folder {place}", hint=list_them)
+        return DataError(f"there is no folder {place}", hint=list_them)
     for name, (kind, own_page) in OTHER_FOLDERS.items():
         if (place / name).is_file():
             said = f"{place} is a {kind}, whose page is {place / own_page}; report writes pages on"
@@ -190,7 +190,7 @@ def _check_replaceable(path: Path) -> None:
     """Refuse to write over a file that is not a page of ours; raises UsageError."""
     if not path.parent.is_dir():
         raise UsageError(
-            f"There is no folder {path.parent} to write {path.name} into",
+            f"there is no folder {path.parent} to write {path.name} into",
             hint="Make it first, or name another file with --out",
         )
     check_replaceable(

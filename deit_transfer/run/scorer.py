@@ -200,7 +200,7 @@ def ask_at(scorer: Scorer, *, resolution: int | None = None, views: Views = "one
         raise UsageError(
             f"--tta {views}: this network looks at the whole side of an image (crop {crop:g}), "
             "so that its corners are no other views",
-            hint="--tta flip averages the image and its mirror image",
+            hint="Use --tta flip, which averages the image and its mirror image",
         )
     whole = eval_transform(resolution=resized, crop_pct=1.0)
     return Asked(scorer=scorer, classifier=classifier, model=averaged, transform=whole)

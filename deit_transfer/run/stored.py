@@ -117,7 +117,7 @@ def read_predictions(path: Path) -> StoredPredictions:
         DataError: There is no such file, or it is damaged.
     """
     if not path.is_file():
-        raise DataError(f"There are no predictions in {path}", hint="Score the run again")
+        raise DataError(f"there are no predictions in {path}", hint="Score the run again")
     try:
         with np.load(path, allow_pickle=False) as stored:
             return StoredPredictions(
@@ -129,7 +129,7 @@ def read_predictions(path: Path) -> StoredPredictions:
             )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(
-            f"The predictions in {path} cannot be read: {error}", hint="Score the run again"
+            f"the predictions in {path} cannot be read: {error}", hint="Score the run again"
         ) from error
 
 

@@ -78,7 +78,7 @@ def split_model_start(text: str) -> tuple[str, str]:
     name, _, start = text.partition("=")
     if "/" in name:
         raise UsageError(
-            f"There is no run in {text}, and no network has this name",
+            f"there is no run in {text}, and no network has this name",
             hint="deit-transfer runs list shows the runs below a folder; a network is named as "
             "in deit_tiny_patch16_224, or deit_tiny_patch16_224=WEIGHTS.safetensors",
         )

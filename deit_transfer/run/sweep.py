@@ -256,7 +256,7 @@ def _key(by: By, candidates: Sequence[Candidate], ready: Ready, rules: Sequence[
 def _held_out(ready: Ready) -> ImageSet:
     if ready.inputs.val is None:
         raise UsageError(
-            "A sweep chooses on validation images, and data.val_fraction = 0 holds none out",
+            "a sweep chooses on validation images, and data.val_fraction = 0 holds none out",
             hint="Leave data.val_fraction out, or give another share: --set data.val_fraction=0.1",
         )
     return ready.inputs.val

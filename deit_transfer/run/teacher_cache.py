@@ -181,7 +181,7 @@ def _claim(folder: Path, description: dict[str, Any]) -> None:
     different = [key for key in keys if stored.get(key) != description.get(key)]
     if different:
         raise CheckpointError(
-            f"The teacher's answers in {folder} are to other questions: they differ in "
+            f"the teacher's answers in {folder} are to other questions: they differ in "
             f"{', '.join(different)}",
             hint="Give this run its own folder with --teacher-cache, or set augment.seed to that "
             f"of the cache ({stored.get('augment_seed')}) if only the seed differs",

@@ -102,14 +102,14 @@ def _load(name: str, inputs: Inputs, device: torch.device) -> Classifier:
         classifier, class_names = read_model(Path(name), device=device)
         if class_names != inputs.class_names:
             raise CheckpointError(
-                f"The teacher {name} knows other classes ({_few(class_names)}) than the student "
+                f"the teacher {name} knows other classes ({_few(class_names)}) than the student "
                 f"is to learn ({_few(inputs.class_names)})",
                 hint=_fit_hint(inputs),
             )
         return classifier
     if len(inputs.class_names) != IMAGENET_CLASSES:
         raise CheckpointError(
-            f"The teacher {name} is no run folder, and a network with ImageNet's 1000 classes "
+            f"the teacher {name} is no run folder, and a network with ImageNet's 1000 classes "
             f"has only a random head for these {len(inputs.class_names)}",
             hint=_fit_hint(inputs),
         )
@@ -125,7 +125,7 @@ def _check_above_chance(
     low = wilson_interval(round(top1 * len(checked) / 100), len(checked)).low
     if low <= chance:
         raise CheckpointError(
-            f"The teacher {name} gets {top1:.1f}% of {len(checked)} {where} images right, no more "
+            f"the teacher {name} gets {top1:.1f}% of {len(checked)} {where} images right, no more "
             f"than the {chance:.1f}% of chance",
             hint="Train the teacher longer, or check that its classes are in the same order",
         )

@@ -95,7 +95,7 @@ def measure_throughput(
             find_variant(text)
     if against is not None and not against.is_dir():
         raise DataError(
-            f"There is no folder {against} to take accuracies from",
+            f"there is no folder {against} to take accuracies from",
             hint="deit-transfer runs list FOLDER shows the runs below a folder",
         )
     if against is not None and figure is not None:
@@ -245,7 +245,7 @@ def _measure(
         if not is_out_of_memory(error):
             raise
         raise ResourceError(
-            f"A batch of {batch_size} images of {classifier.name} does not fit into the memory of "
+            f"a batch of {batch_size} images of {classifier.name} does not fit into the memory of "
             f"{device}",
             hint="Leave --batch-size out, and one that fits is found",
         ) from error

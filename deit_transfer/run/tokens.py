@@ -147,7 +147,7 @@ def _from_files(paths: Sequence[Path]) -> ImageSet:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DataError(
-            f"There is no image file {missing[0]}",
+            f"there is no image file {missing[0]}",
             hint="Give paths of image files, such as photos/cat.jpg; --dataset takes datasets",
         )
     return ImageSet.from_files(

@@ -161,7 +161,7 @@ def taken(folder: RunFolder) -> UsageError:
     """Return the error that a name is in use already."""
     if folder.is_run:
         return UsageError(
-            f"There is a run in {folder} already",
+            f"there is a run in {folder} already",
             hint="Go on with it by --resume, or give the new run another --name",
         )
     return UsageError(
@@ -227,7 +227,7 @@ def open_run(path: Path | str) -> RunFolder:
     folder = RunFolder(Path(path))
     if not folder.path.exists():
         raise DataError(
-            f"There is no run in {path}: the folder does not exist",
+            f"there is no run in {path}: the folder does not exist",
             hint="deit-transfer runs list shows the runs below a folder",
         )
     if not folder.is_run:
@@ -256,7 +256,7 @@ def _is_alive(pid: int) -> bool:
 
 def _unwritable(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
-        f"Cannot write to {path}: {error.strerror}",
+        f"cannot write to {path}: {error.strerror}",
         hint="Choose a folder you can write to with --out FOLDER",
     )
 

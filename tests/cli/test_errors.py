@@ -73,7 +73,7 @@ NAMES = [
     Case((*SCRATCH, "--epoch=3"), USAGE, ("No such option: --epoch", "--epochs")),
     Case(("recipes", "show", "digit"), USAGE, ("no recipe 'digit'",), "recipes list"),
     Case(("runs", "show", "photos"), DATA, ("photos is not a run folder",), "runs list"),
-    Case(("evaluate", "runs/nope"), DATA, ("There is no run in runs/nope",), "runs list"),
+    Case(("evaluate", "runs/nope"), DATA, ("there is no run in runs/nope",), "runs list"),
 ]
 
 VALUES = [
@@ -254,7 +254,7 @@ def weights(workplace: Path, finished: Ended) -> Path:
     ("start", "code", "said", "hint"),
     [
         ("missing.pth", WEIGHTS, "nothing at missing.pth", "has cut.pth"),
-        ("imagnet", WEIGHTS, "Unknown start 'imagnet'", "Did you mean imagenet?"),
+        ("imagnet", WEIGHTS, "unknown start 'imagnet'", "Did you mean imagenet?"),
         ("imagenet", USAGE, "no published ImageNet weights for deit_micro", "deit_tiny"),
         ("cut.safetensors", WEIGHTS, "cut.safetensors is damaged or incomplete", "again"),
         ("cut.pth", WEIGHTS, "cut.pth is damaged or incomplete", "again"),
@@ -309,7 +309,7 @@ def test_a_place_that_cannot_be_written_is_said_before_training(
     workplace: Path, finished: Ended, out: str
 ) -> None:
     (workplace / "file").write_text("")
-    case = Case((*SCRATCH, f"--out={out}"), DISK, ("Cannot write to",), "--out")
+    case = Case((*SCRATCH, f"--out={out}"), DISK, ("cannot write to",), "--out")
     assert faults_of(case, workplace) == []
 
 

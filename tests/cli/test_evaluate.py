@@ -259,7 +259,7 @@ def test_the_screen_is_short_and_grows_by_options(noisy: Path) -> None:
         ((RUN, "photos", "photos"), USAGE, "given twice"),
         ((RUN, "pairs", "--split=val"), DATA, "has no val images"),
         (("runs/first", "--heads=distil"), USAGE, "no distillation head"),
-        ((RUN, "--out=noisy/test/cat/001.png/x"), 6, "Cannot write to"),
+        ((RUN, "--out=noisy/test/cat/001.png/x"), 6, "cannot write to"),
     ],
     ids=lambda value: "" if isinstance(value, int) else str(value)[-24:],
 )

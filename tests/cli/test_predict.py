@@ -156,12 +156,12 @@ def test_synsets_are_told_in_words_and_heads_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
-        (("nowhere", "photos"), USAGE, "Unknown model 'nowhere'"),
-        (("runs/nope", "photos"), DATA, "There is no run in runs/nope"),
-        ((RUN, "photos/nothing.png"), DATA, "There is no photos/nothing.png"),
-        ((RUN, "empty"), DATA, "There is no image in empty"),
+        (("nowhere", "photos"), USAGE, "unknown model 'nowhere'"),
+        (("runs/nope", "photos"), DATA, "there is no run in runs/nope"),
+        ((RUN, "photos/nothing.png"), DATA, "there is no photos/nothing.png"),
+        ((RUN, "empty"), DATA, "there is no image in empty"),
         ((RUN, "photos", "--heads=distil"), USAGE, "no distillation head"),
-        ((RUN, "photos", "--csv=no/such/folder.csv"), 6, "Cannot write no/such/folder.csv"),
+        ((RUN, "photos", "--csv=no/such/folder.csv"), 6, "cannot write no/such/folder.csv"),
     ],
     ids=lambda value: "" if isinstance(value, int) else str(value)[-24:],
 )

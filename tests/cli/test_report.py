@@ -150,7 +150,7 @@ def test_images_that_are_other_ones_now_are_not_shown(hard: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
-        (("nowhere",), 3, "There is no folder nowhere"),
+        (("nowhere",), 3, "there is no folder nowhere"),
         (("runs",), 3, "Below it there is one: deit-transfer report runs/"),
         (("runs/first", "--out=thesis.html"), 2, "not a report of this program"),
     ],
@@ -167,7 +167,7 @@ def test_a_place_that_cannot_be_written_is_refused(hard: Path, tmp_path: Path) -
     run = hard / "runs" / "first"
     with pytest.raises(UsageError, match="is a folder"):
         report(run, out=tmp_path)
-    with pytest.raises(UsageError, match="There is no folder"):
+    with pytest.raises(UsageError, match="there is no folder"):
         report(run, out=tmp_path / "no" / "page.html")
     with pytest.raises(DataError, match="neither a run nor a comparison"):
         report(hard / "photos")

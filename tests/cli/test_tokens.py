@@ -111,7 +111,7 @@ def test_a_plain_network_is_said_to_have_one_token(workplace: Path, finished: En
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("runs/first", "nowhere.jpg"), 3, "There is no image file nowhere.jpg"),
+        (("runs/first", "nowhere.jpg"), 3, "there is no image file nowhere.jpg"),
         (("runs/first", "photos"), 3, "--dataset takes datasets"),
         (("nowhere/run",), 3, "nowhere/run"),
     ],

@@ -164,7 +164,7 @@ def test_arms_that_would_see_other_data_are_refused(place: Path) -> None:
         (("--arms=scratch,scratch",), 2, "scratch is given twice"),
         (("--arms=scratch,",), 2, "--arms 'scratch,' has an empty part"),
         (("--arms=scratch,distilled",), 2, "distilled needs a teacher"),
-        (("--arms=scratch,finetune", "--teacher=runs/base"), 2, "No arm learns from the teacher"),
+        (("--arms=scratch,finetune", "--teacher=runs/base"), 2, "no arm learns from the teacher"),
         (("--fractions=0,1",), 2, "shares above 0 and up to 1, not 0"),
         (("--fractions=1,one",), 2, "not a list of numbers"),
         (("--fractions=,1",), 2, "--fractions ',1' has an empty part"),

@@ -51,7 +51,7 @@ def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint_whole(place: Pa
 def test_a_disk_that_is_full_from_the_start_leaves_no_half_run(place: Path) -> None:
     full = run_program(*COMMAND, "--name=crammed", folder=place, prepare=[SmallDisk(500)])
     assert full.code == 6
-    assert "No room" in full.said
+    assert "no room" in full.said
     assert not (place / "runs" / "crammed" / "recipe.toml").exists()
     listed = run_program("runs", "list", "--json", folder=place)
     assert "crammed" not in {row["run"] for row in listed.json["runs"]}

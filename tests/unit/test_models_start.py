@@ -133,7 +133,7 @@ class TestFiles:
 
     def test_a_missing_file_is_refused_with_its_neighbours(self, tmp_path: Path) -> None:
         save_file(weights(), tmp_path / "right.safetensors")
-        with pytest.raises(CheckpointError, match="There is nothing at") as caught:
+        with pytest.raises(CheckpointError, match="there is nothing at") as caught:
             read(tmp_path / "wrong.safetensors")
         assert "right.safetensors" in caught.value.hint
         with pytest.raises(CheckpointError) as caught:
@@ -283,7 +283,7 @@ class TestRunFolders:
             ({"colour": "red"}, "colour"),
             ({"class_names": ["cat"]}, "names 1 classes for a network of 3"),
             ({"num_classes": 2, "class_names": ["cat", "dog"]}, "does not fit"),
-            ({"model": "deit_huge"}, "Unknown model"),
+            ({"model": "deit_huge"}, "unknown model"),
             ({"model": "deit_micro_distilled"}, "does not fit"),
         ],
     )

@@ -190,5 +190,5 @@ def test_a_figure_makes_its_folder_or_says_that_it_cannot(tmp_path):
     curves_png(tmp_path / "new" / "folder" / "curves.png", [series("scratch", 0, [10.0, 20.0])])
     assert (tmp_path / "new" / "folder" / "curves.png").stat().st_size > 0
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match=r"Cannot write .*file/curves\.png"):
+    with pytest.raises(ResourceError, match=r"cannot write .*file/curves\.png"):
         curves_png(tmp_path / "file" / "curves.png", [series("scratch", 0, [10.0])])

@@ -60,7 +60,7 @@ class DigitsAdapter:
         if counts != self.info.counts:
             raise DataError(
                 f"scikit-learn's digits hold {counts}, expected {self.info.counts}",
-                hint="Install another scikit-learn: pip install 'scikit-learn>=1.4'.",
+                hint="Install another scikit-learn: pip install 'scikit-learn>=1.4'",
             )
         return Dataset(
             info=self.info,

@@ -227,7 +227,7 @@ def _local_files(path: Path) -> list[Path]:
         raise DataError(
             f"{path} {reason}",
             hint=f"Address: {_FORM}. Repositories without parquet files need code of their own, "
-            "which is never run.",
+            "which is never run",
         )
     shards: dict[str, tuple[int, set[int]]] = {}
     for file in files:
@@ -256,7 +256,7 @@ def _by_split(files: Sequence[Path], root: Path) -> dict[Split | None, list[Path
     if None in groups and len(groups) > 1:
         raise DataError(
             f"{groups[None][0]} is of no split, where other files are",
-            hint="Give it a name such as train-00000.parquet, or move it away.",
+            hint="Give it a name such as train-00000.parquet, or move it away",
         )
     groups = {split: groups[split] for split in (*SPLITS, None) if split in groups}
     for split, group in groups.items():
@@ -266,7 +266,7 @@ def _by_split(files: Sequence[Path], root: Path) -> dict[Split | None, list[Path
                 f"{root} holds {len(folders)} versions of {split or 'the images'}, in "
                 f"{', '.join(folder.name for folder in folders[:5])}",
                 hint=f"Name the folder of one of them, such as {PREFIX}{folders[0]} "
-                f"({PREFIX}OWNER/NAME/{folders[0].name} on the hub).",
+                f"({PREFIX}OWNER/NAME/{folders[0].name} on the hub)",
             )
     return groups
 
@@ -297,7 +297,7 @@ def _number_labels(
     if highest >= len(names):
         raise DataError(
             f"column {columns.label} holds label {highest}, but {len(names)} classes are named",
-            hint="The files contradict themselves. Download them again, or take another copy.",
+            hint="The files contradict themselves. Download them again, or take another copy",
         )
     return names, stored
 

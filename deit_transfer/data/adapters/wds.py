@@ -82,7 +82,7 @@ class ShardOpener:
         if None in by_split and len(by_split) > 1:
             raise DataError(
                 f"{by_split[None][0]} is of no split, where other shards are",
-                hint="Name only shards that are called train, val or test, or none that are.",
+                hint="Name only shards that are called train, val or test, or none that are",
             )
         shards = {path: index_shard(path, progress=progress) for path in paths}
         _raise_faults(shards)
@@ -256,7 +256,7 @@ def _class_names(folder: Path, num_classes: int) -> tuple[tuple[str, ...], list[
                 raise DataError(
                     f"{folder / name} names {len(set(names))} classes for labels up to "
                     f"{num_classes - 1}",
-                    hint="It needs one name a line, each once, in label order.",
+                    hint="It needs one name a line, each once, in label order",
                 )
             return tuple(names), []
     names = [str(label) for label in range(num_classes)]
@@ -291,7 +291,7 @@ def _raise_faults(shards: dict[Path, Shard]) -> None:
         more = f"\n  - and {len(faults) - _MOST_LISTED} more" * (len(faults) > _MOST_LISTED)
         raise DataError(
             f"the shards in {next(iter(shards)).parent} cannot be used:{lines}{more}",
-            hint="A sample is KEY.jpg with KEY.cls (its label as a number) in the same tar file.",
+            hint="A sample is KEY.jpg with KEY.cls (its label as a number) in the same tar file",
         )
 
 

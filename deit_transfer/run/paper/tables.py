@@ -72,7 +72,7 @@ def paper_table(name: str, *, runs: Path) -> dict[str, Any]:
     """
     if name not in TABLES:
         raise UsageError(
-            f"There is no {name!r} here: there are tables 1-9, and figures 1 and 3, as in table6",
+            f"there is no {name!r} here: there are tables 1-9, and figures 1 and 3, as in table6",
             hint="deit-transfer paper lists them",
         )
     table, found = TABLES[name], collect_evidence(runs)
