@@ -46,6 +46,8 @@ def make_optimizer(
         raise UsageError(f"optimizer {name!r} is not one of {', '.join(OPTIMIZERS)}")
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
         raise UsageError("every parameter is frozen, so there is nothing to train")
+    # torch's fused AdamW makes the same update in one pass over each tensor.
+    fast = {"fused": True} if name == "adamw" else {}
     optimizer: Optimizer = create_optimizer_v2(
         backbone,
         opt=name,
@@ -55,6 +57,7 @@ def make_optimizer(
         layer_decay=layer_decay,
         betas=betas,
         eps=eps,
+        **fast,
     )
     check_coverage(backbone, optimizer)
     return optimizer

@@ -1,8 +1,11 @@
 """Compare the parameter groups with a list made by hand, on a small network of timm's own."""
 
+import copy
+
 import pytest
 import timm
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from deit_transfer.engine.param_groups import check_coverage, make_optimizer
@@ -73,6 +76,23 @@ def test_frozen_parameters_are_left_out(backbone: nn.Module) -> None:
             )
             named = groups_by_name(backbone, optimizer)
             assert set(named) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+
+
+def test_the_fused_update_is_the_plain_one(backbone: nn.Module) -> None:
+    plainly_updated = copy.deepcopy(backbone)
+    fused = adamw(backbone, layer_decay=0.75)
+    plain = create_optimizer_v2(
+        plainly_updated, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75, foreach=False
+    )
+    assert all(group["fused"] for group in fused.param_groups)
+    for seed in range(20):
+        for model, optimizer in ((backbone, fused), (plainly_updated, plain)):
+            torch.manual_seed(seed)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape)
+            optimizer.step()
+    for ours, theirs in zip(backbone.parameters(), plainly_updated.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 def test_options_reach_the_optimizer(backbone: nn.Module) -> None:
