@@ -38,6 +38,11 @@ OURS = {
         *("--resolution", "112", "--epochs", "2", "--batch-size", "32"),
         *("--set", "optim.peak_lr=16e-3"),  # the rate of batch 64: steps twice as many, as large
     ],
+    "112 px, 290 steps, batch 32": [
+        *("--resolution", "112", "--epochs", "2", "--batch-size", "32"),
+        *("--set", "schedule.max_steps=290", "--set", "schedule.warmup_epochs=0.1"),
+        *("--set", "optim.peak_lr=20e-3"),
+    ],
     "112 px, 3 epochs": ["--resolution", "112", "--epochs", "3"],
     "128 px, 2 epochs": ["--resolution", "128", "--epochs", "2"],
     "112 then 224 px, 3 epochs": ["--epochs", "3", "--set", "schedule.progressive=[[112, 0.67]]"],
