@@ -30,6 +30,9 @@ BACKGROUND = (255, 255, 255)  # shown through transparent pixels
 
 # MPO is what phones call a JPEG with a preview beside the picture: no animation.
 _JPEG = ("JPEG", "MPO")
+_JPEG_START = b"\xff\xd8\xff"
+
+JpegDecoder = Callable[[bytes], NDArray[np.uint8]]
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -121,6 +124,8 @@ def decode_image(
 def _decode(data: bytes, *, apply_exif: bool, max_pixels: int, where: str, fast: bool) -> Decoded:
     if not data:
         raise _image_error(where, "the file is empty (0 bytes)")
+    # Looked up out here: a torchvision that cannot be imported says nothing about the image.
+    decode_jpeg = _jpeg_decoder() if fast and data.startswith(_JPEG_START) else None
     try:
         # Pillow warns of odd metadata, torch of bytes that cannot be written to; the pixels are
         # what counts, and they raise when bad.
@@ -130,7 +135,7 @@ def _decode(data: bytes, *, apply_exif: bool, max_pixels: int, where: str, fast:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise _image_error(where, _too_large(width * height, max_pixels))
-                jpeg = _jpeg_pixels(data, image) if fast else None
+                jpeg = None if decode_jpeg is None else _jpeg_pixels(data, image, decode_jpeg)
                 return _to_rgb(image, jpeg, apply_exif=apply_exif)
     except ImageError:
         raise
@@ -175,20 +180,30 @@ def _to_rgb(image: Image.Image, jpeg: NDArray[np.uint8] | None, *, apply_exif: b
     return Decoded(pixels, kind, mode, tuple(notes))
 
 
-def _jpeg_pixels(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
-    """Decode a JPEG to (H, W, 3) as Pillow does, bit for bit, in five sixths of its time.
-
-    None where it is none, is neither colour nor gray, or has anything wrong: Pillow then says
-    what is wrong, or reads it all the same.
-    """
-    if image.format not in _JPEG or image.mode not in ("RGB", "L"):
-        return None
+@functools.cache
+def _jpeg_decoder() -> JpegDecoder:
     import torch  # here: seconds, which checking a folder and reading PNG files need not take
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    try:
+    def decode(data: bytes) -> NDArray[np.uint8]:
         encoded = torch.from_numpy(np.frombuffer(data, np.uint8))
         return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+
+    return decode
+
+
+def _jpeg_pixels(
+    data: bytes, image: Image.Image, decode_jpeg: JpegDecoder
+) -> NDArray[np.uint8] | None:
+    """Decode a JPEG to (H, W, 3) as Pillow does, bit for bit, in five sixths of its time.
+
+    None where it is neither colour nor gray, or has anything wrong: Pillow then says what is
+    wrong, or reads it all the same.
+    """
+    if image.format not in _JPEG or image.mode not in ("RGB", "L"):
+        return None
+    try:
+        return decode_jpeg(data)
     except RuntimeError:
         return None
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
+from deit_transfer.data import decode
 from deit_transfer.data.contract import ImageSet
 from deit_transfer.data.decode import decode_image, decode_rgb, read_rgb
 from deit_transfer.errors import ImageError
@@ -299,3 +301,11 @@ def test_a_sound_jpeg_is_not_decoded_by_pillow(monkeypatch):
     expected = rgb(data)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("Pillow decoded it"))
     np.testing.assert_array_equal(rgb(data), expected)
+
+
+def test_a_torchvision_that_cannot_be_imported_is_no_damaged_file(monkeypatch):
+    decode._jpeg_decoder.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchvision.io", None)
+    with pytest.raises(ImportError, match=r"torchvision\.io"):
+        rgb(encode(smooth(20, 30), "JPEG"))
+    assert rgb(encode(smooth(20, 30), "PNG")).shape == (20, 30, 3)
