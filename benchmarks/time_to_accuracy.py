@@ -38,9 +38,9 @@ OURS = {
         *("--resolution", "112", "--epochs", "2", "--batch-size", "32"),
         *("--set", "optim.peak_lr=16e-3"),  # the rate of batch 64: steps twice as many, as large
     ],
-    "112 px, 290 steps, batch 32": [
+    "112 px, 260 steps, batch 32": [
         *("--resolution", "112", "--epochs", "2", "--batch-size", "32"),
-        *("--set", "schedule.max_steps=290", "--set", "schedule.warmup_epochs=0.1"),
+        *("--set", "schedule.max_steps=260", "--set", "schedule.warmup_epochs=0.1"),
         *("--set", "optim.peak_lr=20e-3"),
     ],
     "112 px, 3 epochs": ["--resolution", "112", "--epochs", "3"],
