@@ -156,10 +156,10 @@ class CentreTransform:
 class SeededTransform:
     """Make the view that one seed names; two calls with one seed give one view.
 
-    albumentations draws the crop and the flip, one after the other from one stream. Its `Compose`
-    would give the same at three times the cost for a small image; and it keeps private generators
-    that fork copies, so that every worker and epoch repeats the last, or with `set_random_seed`
-    hands each transform the same stream, which ties the flip to the crop (2.0.8).
+    albumentations draws the crop and the flip, one after the other from one stream: the view is
+    the one that its `Compose` would give, 60 us sooner. Left to itself, Compose (2.0.8) keeps
+    private generators that fork copies, so that every worker and epoch repeats the last; seeded
+    by `set_random_seed`, it gives each transform the same stream, which ties the flip to the crop.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class SeededTransform:
             self._draws = self._make_draws()
         crop, flip = self._draws
         stream = random.Random(seed)
-        stream.random()  # where Compose asks whether to do anything: its views stay
+        stream.random()  # Compose's own draw, whether to do anything, comes first
         crop.py_random = flip.py_random = stream  # the only generator that either reads
         if self.crop == "simple":
             view = simple_random_crop(image, self.resolution, stream)
