@@ -13,7 +13,7 @@ Next, on your own images (a folder with one folder per class):
 
 
 def demo(
-    seeds: SeedsOption = 3,
+    seeds: SeedsOption = 5,
     out: OutOption = DEFAULT_OUT,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
