@@ -22,8 +22,8 @@ class DeitTransferError(Exception):
     """Base of all errors with a message for the user.
 
     Args:
-        message: One sentence that names the value, the place and the choices; it begins in lower
-            case and has no full stop, as it is shown after "Error:".
+        message: A sentence or two that name the value, the place and the choices, begun in lower
+            case and without a full stop at the end, as it is shown after "Error:".
         hint: What to do or type next, from a capital on and without a full stop; empty when
             there is nothing to add.
     """

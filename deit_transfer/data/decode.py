@@ -204,7 +204,7 @@ def _jpeg_pixels(
         return None
     try:
         return decode_jpeg(data)
-    except RuntimeError:
+    except (RuntimeError, AttributeError):  # the latter without its image extension
         return None
 
 
@@ -252,7 +252,7 @@ def _reason(data: bytes, error: Exception) -> str:
     return f"the file is damaged or cut short ({str(error) or type(error).__name__})"
 
 
-_HINT = "`deit-transfer data check FOLDER` lists every image that cannot be read."
+_HINT = "`deit-transfer data check FOLDER` lists every image that cannot be read"
 
 
 def _image_error(where: str, reason: str) -> ImageError:

@@ -227,7 +227,7 @@ def _windows(line: Pixels, width: int, starts: NDArray[np.int64]) -> Pixels:
 
 
 def _filled(shape: tuple[int, ...], fill: Colour) -> Pixels:
-    """Return an image of one colour; np.full takes forty times as long."""
+    """Return an image of one colour; np.full of a colour takes forty times as long."""
     one = np.array([[fill]], np.uint8)
     return cv2.copyMakeBorder(one, 0, shape[0] - 1, 0, shape[1] - 1, cv2.BORDER_REPLICATE)
 

@@ -182,17 +182,17 @@ class SeededTransform:
         """Return the view (R, R, 3) of `image` (H, W, 3) that `seed` names."""
         if self._draws is None:
             self._draws = self._make_draws()
-        crop, flip = self._draws
+        cropper, flip = self._draws
         stream = random.Random(seed)
         stream.random()  # Compose's own draw, whether to do anything, comes first
-        crop.py_random = flip.py_random = stream  # the only generator that either reads
+        cropper.py_random = flip.py_random = stream  # the only generator that either reads
         if self.crop == "simple":
             view = simple_random_crop(image, self.resolution, stream)
         else:
-            drawn = crop.get_params_dependent_on_data({"shape": image.shape}, {})
+            drawn = cropper.get_params_dependent_on_data({"shape": image.shape}, {})
             left, top, right, bottom = drawn["crop_coords"]
             # As Pillow resizes; albumentations would do so without antialiasing.
-            view = operations.resize(image[top:bottom, left:right], *crop.size)
+            view = operations.resize(image[top:bottom, left:right], *cropper.size)
         if flip.should_apply():
             view = flip.apply(view)
         return view if self.color is None else self.color(view, stream)

@@ -266,9 +266,9 @@ def _as_disk_error(path: Path) -> Iterator[None]:
 
 
 def _write_error(error: OSError, folder: Path, step: int, size: int) -> ResourceError:
-    hint = "free disk space and run the same command again with --resume"
+    hint = "Free disk space and run the same command again with --resume"
     if error.errno not in _DISK_ERRORS:
-        hint = "make the run folder writable and run the same command again with --resume"
+        hint = "Make the run folder writable and run the same command again with --resume"
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     return ResourceError(

@@ -36,7 +36,7 @@ class StopSignals:
         *,
         repeat_s: float = 0.0,
         before_exit: Callable[[], None] | None = None,
-        hint: str = "run the same command again with --resume to go on",
+        hint: str = "Run the same command again with --resume to go on",
     ) -> None:
         self._repeat_s = repeat_s
         self._hint = hint

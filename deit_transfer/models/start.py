@@ -107,7 +107,7 @@ def read_start(start: str, *, model_name: str, cache_dir: Path | None = None) ->
             f"unknown start {start!r}: it is neither a file, a folder, '{IMAGENET}' nor '{NONE}'",
             hint=did_you_mean(start, (IMAGENET, NONE))
             or f"Give '{IMAGENET}', '{NONE}', a run's folder, a .safetensors or .pth file, "
-            f"'{LOCAL_DIR}FOLDER' or '{HF_HUB}OWNER/NAME'.",
+            f"'{LOCAL_DIR}FOLDER' or '{HF_HUB}OWNER/NAME'",
         )
     return StartWeights(_finite(read_weights_file(path), path), f"the file {path}")
 

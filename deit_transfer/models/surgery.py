@@ -251,7 +251,7 @@ def _check_coverage(
         f"{classifier.name}'s backbone; at least {100 * min_coverage:.0f}% is needed{example}",
         hint=f"The weights look like {looks_like}: --model {looks_like}"
         if looks_like
-        else f"Give weights of {classifier.name}, with timm's names.",
+        else f"Give weights of {classifier.name}, with timm's names",
     )
 
 

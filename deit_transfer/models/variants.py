@@ -213,5 +213,5 @@ def _unknown_model(name: str, timm_names: list[str]) -> UsageError:
     suggestion = did_you_mean(name, choices)
     return UsageError(
         f"unknown model {name!r}; choose one of {', '.join(VARIANTS)}, or any name timm knows",
-        hint=suggestion or "timm.list_models() lists timm's names.",
+        hint=suggestion or "Call timm.list_models() for timm's names",
     )

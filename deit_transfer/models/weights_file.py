@@ -158,12 +158,12 @@ def _describe_content(opening: bytes) -> str:
 def _path_hint(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
-        return f"The folder {folder} does not exist either."
+        return f"The folder {folder} does not exist either"
     place = "This folder" if folder == Path() else str(folder)
     names = sorted(entry.name for entry in folder.glob("*") if entry.suffix in WEIGHTS_SUFFIXES)
     if names:
-        return f"{place} has {', '.join(names[:5])}."
-    return f"{place} has no weights file. Give the path of one, of a run's folder, or imagenet."
+        return f"{place} has {', '.join(names[:5])}"
+    return f"{place} has no weights file. Give the path of one, of a run's folder, or imagenet"
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

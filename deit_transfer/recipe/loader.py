@@ -133,7 +133,7 @@ def find_recipe(name_or_path: str) -> Path:
         return path
     suggestion = did_you_mean(name_or_path, list_recipes())
     raise UsageError(
-        f"There is no recipe '{name_or_path}'. {suggestion}".strip(),
+        f"there is no recipe '{name_or_path}'. {suggestion}".strip(),
         hint="deit-transfer recipes list shows the shipped ones; a path must end in .toml",
     )
 

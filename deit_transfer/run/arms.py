@@ -62,7 +62,7 @@ def check_arm_names(names: Sequence[str], *, taught: bool) -> tuple[str, ...]:
         if name not in known and not name.endswith(".toml"):
             suggestion = did_you_mean(name, known)
             raise UsageError(
-                f"There is no arm and no recipe '{name}'. {suggestion}".strip(),
+                f"there is no arm and no recipe '{name}'. {suggestion}".strip(),
                 hint=f"Arms: {', '.join(MODES)}, or any recipe of `deit-transfer recipes list`",
             )
         if names.count(name) > 1:

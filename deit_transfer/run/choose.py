@@ -58,7 +58,7 @@ def choose_recipe(
     if mode in ("scratch", "pretrain") and recipe.model.start != "none":
         check_name(dataset)
         raise UsageError(
-            f"{mode.capitalize()} starts from nothing, not from '{recipe.model.start}'",
+            f"{mode} starts from nothing, not from '{recipe.model.start}'",
             hint=f"deit-transfer finetune {dataset} --from {recipe.model.start}",
         )
     return recipe

@@ -296,7 +296,8 @@ def _check_finite(found: NDArray[np.float32], classifier: Classifier, precision:
         raise CheckpointError(
             f"{classifier.name} answers images with values that are not numbers, computed in "
             f"{precision.name}",
-            hint="--precision fp32 has the widest range; weights of a diverged run have no remedy"
+            hint="Use --precision fp32, which has the widest range; weights of a diverged run have "
+            "no remedy"
             if precision.name == "fp16"
             else "Its weights are those of a run that diverged, or not its own",
         )

@@ -68,7 +68,7 @@ from deit_transfer.run.workdir import (
 
 # held out for the choice where a recipe holds nothing out: the schema's own default
 CARVED = 0.1
-GO_ON = "features computed so far are kept: run the same command again to go on"
+GO_ON = "Features computed so far are kept: run the same command again to go on"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from deit_transfer.run import assemble
 from deit_transfer.run.inputs import Inputs, load_inputs
 from deit_transfer.run.observer import Observer
 
-GO_ON = "run the same command again to go on; what is finished is reused"
+GO_ON = "Run the same command again to go on; what is finished is reused"
 HELD_OUT = 0.1  # the schema's own share
 
 

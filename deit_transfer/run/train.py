@@ -41,7 +41,7 @@ def train(
     inputs: Inputs | None = None,
     observer: Observer | None = None,
     world: World | None = None,
-    go_on: str = "run the same command again with --resume to go on",
+    go_on: str = "Run the same command again with --resume to go on",
 ) -> dict[str, Any]:
     """Train what a recipe says and score it once on the test split.
 

@@ -194,4 +194,4 @@ def test_a_start_that_is_not_there_has_one_hint(workplace: Path) -> None:
     ]
     assert said[0].code == said[1].code == 4
     assert said[0].said == said[1].said
-    assert "Give the path of one, of a run's folder, or imagenet." in said[0].said
+    assert "Give the path of one, of a run's folder, or imagenet" in said[0].said

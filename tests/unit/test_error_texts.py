@@ -14,13 +14,19 @@ OURS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 COMMANDS = ("deit-transfer ", "`deit-transfer ", "pip ")
 
 
-def written(node: ast.expr | None) -> str | None:
-    """Return a text as it stands in the code, with "*" where a value comes in."""
+def written(node: ast.expr | None) -> list[str]:
+    """Return what a text may be, as it stands in the code, with "*" where a value comes in."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
+        return [node.value] if node.value else []
     if isinstance(node, ast.JoinedStr):
-        return "".join(p.value if isinstance(p, ast.Constant) else "*" for p in node.values)
-    return None
+        return ["".join(p.value if isinstance(p, ast.Constant) else "*" for p in node.values)]
+    if isinstance(node, ast.BoolOp):
+        return [text for value in node.values for text in written(value)]
+    if isinstance(node, ast.IfExp):
+        return written(node.body) + written(node.orelse)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return written(node.func.value)  # such as "...".strip()
+    return []
 
 
 def texts(tree: ast.Module, place: str) -> Iterator[tuple[str, str, str]]:
@@ -29,8 +35,7 @@ def texts(tree: ast.Module, place: str) -> Iterator[tuple[str, str, str]]:
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in OURS:
             hints = [keyword.value for keyword in node.keywords if keyword.arg == "hint"]
             for kind, given in [("message", n) for n in node.args] + [("hint", n) for n in hints]:
-                if text := written(given):
-                    yield f"{place}:{node.lineno}", kind, text
+                yield from ((f"{place}:{node.lineno}", kind, text) for text in written(given))
 
 
 ALL = [

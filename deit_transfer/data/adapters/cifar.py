@@ -247,7 +247,7 @@ class CifarAdapter:
         place = str(data_dir) if data_dir is not None else "a folder"
         return (
             f"Put {self.archive.name} from any mirror (it is checked), or its folder "
-            f"{self.folder}, into {place}; --data-dir names another place."
+            f"{self.folder}, into {place}; --data-dir names another place"
         )
 
 

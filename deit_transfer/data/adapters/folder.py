@@ -39,7 +39,7 @@ FOLDER = DatasetInfo(
 _MOST_LISTED = 50
 _LAYOUT = (
     "Lay it out as FOLDER/CLASS/image.jpg, or as FOLDER/train/CLASS/image.jpg with val/ and "
-    "test/ beside train/, then name FOLDER."
+    "test/ beside train/, then name FOLDER"
 )
 
 # Class name -> paths of its images, relative to the dataset's folder.
