@@ -15,7 +15,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -211,19 +211,15 @@ def _shift_rows(image: Pixels, shifts: NDArray[np.floating], fill: Colour) -> Pi
     margin = int(np.abs(whole).max()) + 3
     padded = cv2.copyMakeBorder(image, 0, 0, margin, margin, cv2.BORDER_REPLICATE)
     starts = np.arange(height) * padded.shape[1] + margin - 1 + whole
-    rows = _windows(padded.ravel(), 3 * (width + 3), 3 * starts)  # (H, 3 (W + 3))
+    rows = sliding_window_view(padded.ravel(), 3 * (width + 3))[3 * starts]  # (H, 3 (W + 3))
     shifted = _weigh_taps(rows, _cubic_weights(shifts - whole)).reshape(image.shape)
 
     # Covered is the pixel whose sampling point, x + 0.5 + shift, lies within the image.
     inside = np.zeros(width + 2 * margin, np.uint8)
     inside[margin : margin + width] = 255
-    covered = _windows(inside, width, margin + np.floor(shifts + 0.5).astype(np.int64))  # (H, W)
+    nearest = np.floor(shifts + 0.5).astype(np.int64)
+    covered = sliding_window_view(inside, width)[margin + nearest]  # (H, W)
     return cv2.copyTo(shifted, covered, _filled(image.shape, fill))
-
-
-def _windows(line: Pixels, width: int, starts: NDArray[np.int64]) -> Pixels:
-    """Return line[start : start + width] for each start, (len(starts), width)."""
-    return as_strided(line, (line.size - width + 1, width), (1, 1))[starts]
 
 
 def _filled(shape: tuple[int, ...], fill: Colour) -> Pixels:
