@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image, ImageFile, ImageOps
 
 from deit_transfer.data import decode
@@ -309,3 +310,16 @@ def test_a_torchvision_that_cannot_be_imported_is_no_damaged_file(monkeypatch):
     with pytest.raises(ImportError, match=r"torchvision\.io"):
         rgb(encode(smooth(20, 30), "JPEG"))
     assert rgb(encode(smooth(20, 30), "PNG")).shape == (20, 30, 3)
+
+
+def test_without_torchvisions_image_extension_pillow_decodes(monkeypatch):
+    data = encode(smooth(20, 30), "JPEG")
+    expected = rgb(data)
+
+    def missing(*_arguments, **_options):
+        raise AttributeError("no operator image::decode_jpeg")
+
+    decode._jpeg_decoder.cache_clear()
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", missing)
+    np.testing.assert_array_equal(rgb(data), expected)
+    decode._jpeg_decoder.cache_clear()  # or later tests would find the one that is missing
