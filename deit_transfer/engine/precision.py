@@ -1,5 +1,6 @@
 """Own the device and the number format of a run, with the reason for each choice."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch.amp import GradScaler
 from deit_transfer.errors import UsageError
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+CPUINFO = "DEIT_TRANSFER_CPUINFO"  # a file to read in place of /proc/cpuinfo; the gate sets it
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM, as /proc/cpuinfo names them
 
 
@@ -109,7 +111,9 @@ def _cuda_device(device: torch.device, local_rank: int) -> torch.device:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and cpu_has_bf16(Path("/proc/cpuinfo"))
+    return device.type == "cpu" and cpu_has_bf16(
+        Path(os.environ.get(CPUINFO, "/proc/cpuinfo"))
+    )
 
 
 def cpu_has_bf16(cpuinfo: Path) -> bool:

@@ -142,8 +142,9 @@ def test_the_temperature_is_fitted_on_validation_and_measured_on_test(noisy: Pat
 
 
 def test_two_views_are_the_mean_of_the_probabilities(noisy: Path) -> None:
-    result = told(noisy, RUN, "--tta=flip", "--no-temperature", "--out=flipped")
-    plain = told(noisy, RUN, "--no-temperature", "--out=plain")
+    exact = ("--no-temperature", "--precision=fp32")
+    result = told(noisy, RUN, "--tta=flip", *exact, "--out=flipped")
+    plain = told(noisy, RUN, *exact, "--out=plain")
     assert result["against_one_view"]["top1"] == plain["top1"]
     gained = result["top1"] - plain["top1"]
     assert result["against_one_view"]["difference"] == pytest.approx(gained)
@@ -157,7 +158,8 @@ def test_two_views_are_the_mean_of_the_probabilities(noisy: Path) -> None:
 
 
 def test_another_resolution_interpolates_positions_and_shows_larger_images(noisy: Path) -> None:
-    result = told(noisy, RUN, "--resolutions=24,8", "--no-temperature")
+    exact = ("--no-temperature", "--precision=fp32")
+    result = told(noisy, RUN, "--resolutions=24,8", *exact)
     rows = result["resolutions"]
     assert [(row["resolution"], row["own"]) for row in rows] == [
         (8, False),
