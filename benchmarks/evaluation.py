@@ -14,10 +14,10 @@ import torch
 from machine import Work, time_against_timm, wait_for
 
 from deit_transfer.batch import Batch
-from deit_transfer.data.preparation import normalise
-from deit_transfer.engine.allocator import keep_freed_memory
+from deit_transfer.data.pipeline.batch_transforms import normalise
+from deit_transfer.engine.glibc_malloc import keep_freed_memory
+from deit_transfer.engine.inference import predict
 from deit_transfer.engine.precision import resolve_device, resolve_precision
-from deit_transfer.engine.scoring import predict
 from deit_transfer.models.classifier import build_classifier, choose_attention
 
 NUM_CLASSES = 10

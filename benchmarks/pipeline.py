@@ -21,8 +21,8 @@ import torch
 from machine import Work, print_rates, time_in_turns
 from PIL import Image
 
-from deit_transfer.data.decode import decode_rgb
-from deit_transfer.data.transforms import sample_seed, train_transform
+from deit_transfer.data.pipeline.decode import decode_rgb
+from deit_transfer.data.pipeline.transforms import sample_seed, train_transform
 
 POLICY = "rand-m9-mstd0.5-inc1"
 MEAN = (0.485, 0.456, 0.406)

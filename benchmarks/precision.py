@@ -17,9 +17,9 @@ from typing import Any
 from machine import describe_machine
 
 from deit_transfer.engine.loop import StepReport
-from deit_transfer.run.choose import choose_recipe
-from deit_transfer.run.observer import Silent
-from deit_transfer.run.train import train
+from deit_transfer.training.callbacks import Silent
+from deit_transfer.training.choose_recipe import choose_recipe
+from deit_transfer.training.train import train
 
 FORMATS = ("fp32", "bf16")
 

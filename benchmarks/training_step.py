@@ -18,11 +18,11 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from deit_transfer.batch import Batch
-from deit_transfer.data.loader import StepBatches
-from deit_transfer.engine.allocator import keep_freed_memory
+from deit_transfer.data.pipeline.loader import StepBatches
+from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.loop import train_steps
-from deit_transfer.engine.objectives import make_objective
-from deit_transfer.engine.param_groups import make_optimizer
+from deit_transfer.engine.losses import make_objective
+from deit_transfer.engine.optimizer import make_optimizer
 from deit_transfer.engine.precision import resolve_device, resolve_precision
 from deit_transfer.models.classifier import build_classifier, choose_attention
 from deit_transfer.models.compile import compile_network

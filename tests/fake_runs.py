@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deit_transfer.recipe.loader import dump_recipe, load_recipe
-from deit_transfer.run.stored import StoredPredictions, write_predictions
+from deit_transfer.runs.predictions import StoredPredictions, write_predictions
 
 CLASSES = ("cat", "dog", "owl")
 

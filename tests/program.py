@@ -31,18 +31,18 @@ PRELOADED = [
     "deit_transfer.cli.screens",
     "deit_transfer.data.check",
     "deit_transfer.report.comparison",
-    "deit_transfer.run.compare",
-    "deit_transfer.run.demo",
-    "deit_transfer.run.epochs",
-    "deit_transfer.run.evaluate",
-    "deit_transfer.run.predict",
+    "deit_transfer.experiments.compare",
+    "deit_transfer.experiments.demo",
+    "deit_transfer.experiments.epochs",
+    "deit_transfer.evaluation.evaluate",
+    "deit_transfer.evaluation.predict",
     "deit_transfer.report.evaluation",
-    "deit_transfer.run.inspect",
-    "deit_transfer.run.plan",
-    "deit_transfer.run.report",
-    "deit_transfer.run.probe",
-    "deit_transfer.run.sweep",
-    "deit_transfer.run.train",
+    "deit_transfer.runs.listing",
+    "deit_transfer.training.plan",
+    "deit_transfer.html_report.report",
+    "deit_transfer.evaluation.probe",
+    "deit_transfer.experiments.sweep",
+    "deit_transfer.training.train",
     "matplotlib.figure",
     "scipy.stats",
     "sklearn.datasets",
@@ -206,9 +206,9 @@ def hasten() -> None:
 
     A killed process loses nothing that it has written; only a power cut does.
     """
-    from deit_transfer.run import speed
+    from deit_transfer.training import time_budget
 
-    speed.SAMPLE_SECONDS = 0.002
+    time_budget.SAMPLE_SECONDS = 0.002
     os.fsync = lambda _descriptor: None
 
 

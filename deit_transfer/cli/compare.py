@@ -63,10 +63,10 @@ def compare(
             "with --set section.key=value",
         )
     from deit_transfer.cli.screens import TrainingScreen
+    from deit_transfer.experiments.compare import compare as run_comparison
+    from deit_transfer.experiments.compare_datasets import compare_datasets
     from deit_transfer.report.comparison import comparison_table
-    from deit_transfer.report.datasets import datasets_table
-    from deit_transfer.run.compare import compare as run_comparison
-    from deit_transfer.run.several import compare_datasets
+    from deit_transfer.report.datasets_comparison import datasets_table
 
     output = Output(as_json=as_json, quiet=quiet)
     alone = len(datasets) == 1

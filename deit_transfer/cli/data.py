@@ -25,8 +25,8 @@ app = typer.Typer(
 @app.command("list")
 def list_(data_dir: DataDirOption = None, as_json: JsonFlag = False) -> None:
     """List the datasets of the catalogue and whether they are found here."""
-    from deit_transfer.report.tables import dataset_table
-    from deit_transfer.run.inspect import describe_datasets
+    from deit_transfer.report.listings import dataset_table
+    from deit_transfer.runs.listing import describe_datasets
 
     rows = describe_datasets(data_dir)
     Output(as_json=as_json).finish({"datasets": rows}, dataset_table(rows))
@@ -39,8 +39,8 @@ def prepare(
     as_json: JsonFlag = False,
 ) -> None:
     """Download what may be downloaded, say how to get the rest, and check the counts."""
-    from deit_transfer.report.tables import check_table
-    from deit_transfer.run.prepare import prepare as run_prepare
+    from deit_transfer.data.prepare import prepare as run_prepare
+    from deit_transfer.report.listings import check_table
 
     output = Output(as_json=as_json)
     with progress_shown(output, f"preparing {name}", unit="MB") as progress:
@@ -63,7 +63,7 @@ def preview(
     as_json: JsonFlag = False,
 ) -> None:
     """Draw images beside what the training pipeline makes of them."""
-    from deit_transfer.run.preview import preview as run_preview
+    from deit_transfer.training.preview import preview as run_preview
 
     overrides = _overrides(assignments, data_dir)
     output = Output(as_json=as_json)
@@ -89,8 +89,8 @@ def check(
 ) -> None:
     """Read every image of a dataset and list all that is wrong (exit code 3)."""
     from deit_transfer.data.check import check_dataset
-    from deit_transfer.report.tables import check_table
-    from deit_transfer.run.inspect import load_for_check
+    from deit_transfer.report.listings import check_table
+    from deit_transfer.runs.listing import load_for_check
 
     output = Output(as_json=as_json)
     overrides = _overrides(assignments, data_dir)

@@ -20,8 +20,8 @@ def demo(
 ) -> None:
     """See what pretraining buys, on handwritten digits: offline, minutes on a CPU."""
     from deit_transfer.cli.screens import TrainingScreen
+    from deit_transfer.experiments.demo import demo as run_demo
     from deit_transfer.report.comparison import comparison_table
-    from deit_transfer.run.demo import demo as run_demo
 
     output = Output(as_json=as_json, quiet=quiet)
     with TrainingScreen(output, several=True) as screen:

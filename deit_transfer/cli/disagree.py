@@ -38,8 +38,9 @@ def disagree(
 
     A distilled network counts as three: its class head, its distillation head, and both.
     """
+    from deit_transfer.evaluation.disagree import disagree as run_disagree
+    from deit_transfer.paper.values import paper_matrix
     from deit_transfer.report.disagreement import disagreement_table
-    from deit_transfer.run.disagree import disagree as run_disagree
 
     output = Output(as_json=as_json, quiet=quiet)
     with progress_shown(output, "asking") as progress:
@@ -51,4 +52,4 @@ def disagree(
             device_name=device,
             progress=progress,
         )
-    output.finish(facts, disagreement_table(facts), f"Figure: {out}")
+    output.finish(facts, disagreement_table(facts, paper=paper_matrix()), f"Figure: {out}")

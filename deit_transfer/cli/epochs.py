@@ -48,8 +48,8 @@ def epochs(
             hint="Leave --epochs out",
         )
     from deit_transfer.cli.screens import TrainingScreen
-    from deit_transfer.report.length import lengths_table
-    from deit_transfer.run.epochs import epochs as run_epochs
+    from deit_transfer.experiments.epochs import epochs as run_epochs
+    from deit_transfer.report.epochs_report import lengths_table
 
     output = Output(as_json=as_json, quiet=quiet)
     with TrainingScreen(output, several=True) as screen:

@@ -62,8 +62,8 @@ def evaluate(
 ) -> None:
     """Score a run on its own test images, or a run or network on any datasets it knows."""
     sides = _sides(resolutions)
+    from deit_transfer.evaluation.evaluate import evaluate as score
     from deit_transfer.report.evaluation import evaluation_screens
-    from deit_transfer.run.evaluate import evaluate as score
 
     output = Output(as_json=as_json, quiet=quiet)
     with progress_shown(output, f"scoring {subject}") as progress:

@@ -24,8 +24,8 @@ def paper(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a table of the paper with your own runs beside it, and the commands still to run."""
-    from deit_transfer.report.paper_tables import filled_screen, table_list
-    from deit_transfer.run.paper.tables import draw_figure, list_tables, paper_table
+    from deit_transfer.paper.screen import filled_screen, table_list
+    from deit_transfer.paper.tables import draw_figure, list_tables, paper_table
 
     output = Output(as_json=as_json)
     if table is None:

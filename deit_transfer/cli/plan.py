@@ -38,7 +38,7 @@ def finetune(
     as_json: JsonFlag = False,
 ) -> None:
     """Plan a fine-tuning run."""
-    from deit_transfer.run.choose import choose_recipe
+    from deit_transfer.training.choose_recipe import choose_recipe
 
     recipe = choose_recipe(
         "finetune", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
@@ -56,7 +56,7 @@ def scratch(
     as_json: JsonFlag = False,
 ) -> None:
     """Plan a run from random weights."""
-    from deit_transfer.run.choose import choose_recipe
+    from deit_transfer.training.choose_recipe import choose_recipe
 
     recipe = choose_recipe(
         "scratch", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
@@ -67,7 +67,7 @@ def scratch(
 def _plan(recipe: "Recipe", out: Path, output: Output) -> None:
     from deit_transfer.cli.progress import progress_shown
     from deit_transfer.report.header import run_header
-    from deit_transfer.run.plan import plan
+    from deit_transfer.training.plan import plan
 
     with progress_shown(output, f"preparing {recipe.data.dataset}", unit="MB") as progress:
         facts = plan(recipe, out=out, progress=progress)

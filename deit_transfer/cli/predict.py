@@ -39,9 +39,9 @@ def predict(
     quiet: QuietFlag = False,
 ) -> None:
     """Say what images show. Unreadable ones are listed at the end (exit code 3)."""
+    from deit_transfer.evaluation.predict import check_csv, write_predictions_csv
+    from deit_transfer.evaluation.predict import predict as run_predict
     from deit_transfer.report.prediction import pace_line, prediction_table
-    from deit_transfer.run.predict import check_csv, write_predictions_csv
-    from deit_transfer.run.predict import predict as run_predict
 
     output = Output(as_json=as_json, quiet=quiet)
     if csv is not None:
@@ -68,7 +68,7 @@ def predict(
 
 
 def _unreadable(result: dict) -> DataError:
-    from deit_transfer.report.numbers import counted
+    from deit_transfer.report.number_format import counted
 
     bad = result["unreadable"]
     count = f"{len(bad):,} of {counted(result['num_images'], 'image')}"

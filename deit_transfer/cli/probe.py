@@ -54,9 +54,9 @@ def probe(
 ) -> None:
     """Fit logistic regression and nearest neighbours to a network's frozen features."""
     from deit_transfer.cli.progress import progress_shown
+    from deit_transfer.evaluation.probe import probe as run_probe
     from deit_transfer.recipe.loader import parse_assignment
     from deit_transfer.report.probe import probe_table
-    from deit_transfer.run.probe import probe as run_probe
 
     given = {
         "level": level,

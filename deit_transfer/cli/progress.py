@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from deit_transfer.cli.console import Output
-from deit_transfer.report.numbers import duration
+from deit_transfer.report.number_format import duration
 
 PLAIN_LINE_EVERY_S = 10.0
 Unit = Literal["MB", "images", "runs"]

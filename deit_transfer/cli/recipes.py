@@ -21,7 +21,7 @@ RecipeArgument = Annotated[
 def list_(as_json: JsonFlag = False) -> None:
     """List the shipped recipes."""
     from deit_transfer.recipe.loader import list_recipes, load_recipe
-    from deit_transfer.report.tables import recipe_table
+    from deit_transfer.report.listings import recipe_table
 
     rows = [
         {
@@ -57,7 +57,7 @@ def show(recipe: RecipeArgument, as_json: JsonFlag = False) -> None:
 def diff(first: RecipeArgument, second: RecipeArgument, as_json: JsonFlag = False) -> None:
     """Print the settings in which two recipes differ."""
     from deit_transfer.recipe.loader import differing_values, load_recipe
-    from deit_transfer.report.tables import difference_table
+    from deit_transfer.report.listings import difference_table
 
     differences = differing_values(load_recipe(first), load_recipe(second))
     rows = [{"setting": key, "first": a, "second": b} for key, (a, b) in differences.items()]

@@ -26,8 +26,8 @@ def report(
 ) -> None:
     """Write a run or a comparison as one HTML file that loads nothing."""
     from deit_transfer.cli.progress import progress_shown
-    from deit_transfer.report.numbers import counted
-    from deit_transfer.run.report import report as write_report
+    from deit_transfer.html_report.report import report as write_report
+    from deit_transfer.report.number_format import counted
 
     output = Output(as_json=as_json, quiet=quiet)
     with progress_shown(output, "reading the images") as progress:

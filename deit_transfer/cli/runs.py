@@ -18,8 +18,8 @@ def list_(
     as_json: JsonFlag = False,
 ) -> None:
     """List the runs below a folder, oldest first."""
-    from deit_transfer.report.tables import runs_table
-    from deit_transfer.run.inspect import describe_runs
+    from deit_transfer.report.runs import runs_table
+    from deit_transfer.runs.listing import describe_runs
 
     # the default folder is not there before the first run; one that was named should be
     if folder != DEFAULT_OUT and not folder.is_dir():
@@ -37,8 +37,8 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a run's result, epochs, start and environment."""
-    from deit_transfer.report.tables import run_screens
-    from deit_transfer.run.inspect import describe_run
+    from deit_transfer.report.runs import run_screens
+    from deit_transfer.runs.listing import describe_run
 
     facts = describe_run(run)
     Output(as_json=as_json).finish(facts, *run_screens(facts))
@@ -51,8 +51,8 @@ def compare(
     as_json: JsonFlag = False,
 ) -> None:
     """Say in what two runs differ, and whether their results do, image by image."""
-    from deit_transfer.report.run_difference import run_difference
-    from deit_transfer.run.compare_runs import compare_runs
+    from deit_transfer.report.run_diff import run_difference
+    from deit_transfer.runs.diff import compare_runs
 
     facts = compare_runs(first, second)
     Output(as_json=as_json).finish(facts, run_difference(facts))

@@ -9,15 +9,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.progress import WaitingLines, amount
 from deit_transfer.engine.loop import StepReport
-from deit_transfer.report.tables import (
-    HeaderFacts,
-    epoch_columns,
-    epoch_header,
-    epoch_row,
-    result_line,
-    result_table,
-    run_header,
-)
+from deit_transfer.report.header import HeaderFacts, run_header
+from deit_transfer.report.result import result_line, result_table
+from deit_transfer.report.training_table import epoch_columns, epoch_header, epoch_row
 
 PLAIN_LINE_EVERY_S = 30.0
 RATE_WINDOW_STEPS = 20

@@ -84,9 +84,9 @@ def sweep(
         },
     )
     from deit_transfer.cli.screens import TrainingScreen
+    from deit_transfer.experiments.sweep import sweep as run_sweep
+    from deit_transfer.experiments.sweep import sweep_recipes
     from deit_transfer.report.sweep import sweep_table
-    from deit_transfer.run.sweep import sweep as run_sweep
-    from deit_transfer.run.sweep import sweep_recipes
 
     output = Output(as_json=as_json, quiet=quiet)
     with TrainingScreen(output, several=True) as screen:

@@ -51,8 +51,8 @@ def throughput(
             "--out draws accuracy against throughput, and there is no accuracy",
             hint="Add --against RUNS_FOLDER",
         )
+    from deit_transfer.evaluation.throughput import measure_throughput
     from deit_transfer.report.throughput import throughput_screen
-    from deit_transfer.run.throughput import measure_throughput
 
     output = Output(as_json=as_json, quiet=quiet)
     with progress_shown(output, "timing", unit="runs") as progress:

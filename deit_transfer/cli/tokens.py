@@ -40,8 +40,8 @@ def tokens(
     quiet: QuietFlag = False,
 ) -> None:
     """Show how alike both tokens are in each layer, and what positions and tokens attend to."""
+    from deit_transfer.evaluation.tokens import tokens as run_tokens
     from deit_transfer.report.tokens import tokens_table
-    from deit_transfer.run.tokens import tokens as run_tokens
 
     overrides: dict[str, Any] = {}
     if device is not None:

@@ -130,9 +130,9 @@ def _run(
     from deit_transfer.cli.screens import TrainingScreen
     from deit_transfer.engine.distributed import connected, world_from_env
     from deit_transfer.engine.precision import resolve_device
-    from deit_transfer.run.choose import choose_recipe
-    from deit_transfer.run.observer import Silent
-    from deit_transfer.run.train import train
+    from deit_transfer.training.callbacks import Silent
+    from deit_transfer.training.choose_recipe import choose_recipe
+    from deit_transfer.training.train import train
 
     recipe = choose_recipe(
         mode, dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from deit_transfer.data import adapters
 from deit_transfer.data.adapters.folder import FolderAdapter
-from deit_transfer.data.cache import user_cache
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Configurable,
     Dataset,
     DatasetAdapter,
@@ -22,6 +21,7 @@ from deit_transfer.data.contract import (
     Options,
     Progress,
 )
+from deit_transfer.data.fetch.cache import user_cache
 from deit_transfer.errors import DataError, UsageError, did_you_mean
 
 _MOST_LOOKED_AT = 200  # folders, when the one that was named holds no dataset

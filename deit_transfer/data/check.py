@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deit_transfer.data.contract import SPLITS, Dataset, ImageSet, Pixels, Progress, Split
-from deit_transfer.data.decode import decode_image
+from deit_transfer.data.dataset import SPLITS, Dataset, ImageSet, Pixels, Progress, Split
+from deit_transfer.data.pipeline.decode import decode_image
 from deit_transfer.errors import ImageError
 
 _CHUNK = 256  # images a worker reads at a time

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from deit_transfer.data.contract import SPLITS, ImageSet, Split
+from deit_transfer.data.dataset import SPLITS, ImageSet, Split
 from deit_transfer.errors import DataError
 
 _HASHED_IMAGES = 1000

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.contract import SPLITS, Dataset, ImageSet, Split
+from deit_transfer.data.dataset import SPLITS, Dataset, ImageSet, Split
 from deit_transfer.errors import DataError, UsageError, did_you_mean
 
 Indices = NDArray[np.int64]

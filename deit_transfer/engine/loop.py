@@ -17,11 +17,11 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from deit_transfer.engine.distributed import World, copy_from_main
-from deit_transfer.engine.divergence import NonFinite, NonFinitePolicy, diverged_error
 from deit_transfer.engine.ema import Ema
-from deit_transfer.engine.memory import is_lost_worker, lost_worker, named_memory_errors
-from deit_transfer.engine.objectives import Objective
-from deit_transfer.engine.param_groups import check_coverage
+from deit_transfer.engine.losses import Objective
+from deit_transfer.engine.nonfinite import NonFinite, NonFinitePolicy, diverged_error
+from deit_transfer.engine.optimizer import check_coverage
+from deit_transfer.engine.out_of_memory import is_lost_worker, lost_worker, named_memory_errors
 from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.step import (
     Learner,

@@ -111,9 +111,7 @@ def _cuda_device(device: torch.device, local_rank: int) -> torch.device:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and cpu_has_bf16(
-        Path(os.environ.get(CPUINFO, "/proc/cpuinfo"))
-    )
+    return device.type == "cpu" and cpu_has_bf16(Path(os.environ.get(CPUINFO, "/proc/cpuinfo")))
 
 
 def cpu_has_bf16(cpuinfo: Path) -> bool:

@@ -24,8 +24,8 @@ from deit_transfer.engine.distributed import (
     sum_gradients,
 )
 from deit_transfer.engine.ema import Ema
-from deit_transfer.engine.memory import is_out_of_memory
-from deit_transfer.engine.objectives import Objective, late_fusion
+from deit_transfer.engine.losses import Objective, late_fusion
+from deit_transfer.engine.out_of_memory import is_out_of_memory
 from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.schedule import apply_lr
 from deit_transfer.engine.seed import seed_preparation, seed_step

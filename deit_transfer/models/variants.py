@@ -215,3 +215,8 @@ def _unknown_model(name: str, timm_names: list[str]) -> UsageError:
         f"unknown model {name!r}; choose one of {', '.join(VARIANTS)}, or any name timm knows",
         hint=suggestion or "Call timm.list_models() for timm's names",
     )
+
+
+def distilled_form(name: str) -> str:
+    """Return the name of a DeiT's distilled twin: deit_tiny_distilled_patch16_224."""
+    return name.replace("_patch", "_distilled_patch") if "_patch" in name else f"{name}_distilled"

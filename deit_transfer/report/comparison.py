@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from deit_transfer.report.efficiency import efficiency_table, share_text
-from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import compact, duration, p_text, percent, tells_top5
+from deit_transfer.report.label_efficiency import efficiency_table, share_text
+from deit_transfer.report.number_format import compact, duration, p_text, percent, tells_top5
+from deit_transfer.report.terminal_style import Look, Screen, new_table
 
 Comparison = Mapping[str, Any]
 Arm = Mapping[str, Any]

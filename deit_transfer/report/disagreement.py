@@ -12,14 +12,13 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from deit_transfer.report.canvas import DPI, INK, drawn_png
-from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import grouped, p_text
-from deit_transfer.report.paper_figures import TABLES
+from deit_transfer.report.number_format import grouped, p_text
+from deit_transfer.report.plot_style import DPI, INK, drawn_png
+from deit_transfer.report.terminal_style import Look, Screen, new_table
 
 Facts = Mapping[str, Any]
+Matrix = tuple[Sequence[str], Sequence[Sequence[float]]]  # names, and the rate of each pair
 
-GROUND_TRUTH = "ground truth"
 PAPER_TITLE = "The paper's Table 4, with ImageNet val"
 WIDTH, RATE_WIDTH = 80, 8  # columns of a screen, and of a rate with its padding and line
 COLUMNS_ABREAST = 6  # as many rates as leave room for names
@@ -27,39 +26,31 @@ CELL_INCHES = 0.82
 LABEL_LETTERS = 28
 
 
-def paper_matrix() -> tuple[list[str], list[list[float]]]:
-    """Return the names and the rates of the paper's Table 4, ground truth first, as ours."""
-    table = TABLES["table4"]
-    names = [GROUND_TRUTH, *table.columns]
-    from_truth = table.rows[GROUND_TRUTH]
-    square = [(0.0, *from_truth)]
-    square += [(table.rows[GROUND_TRUTH][n], *table.rows[c]) for n, c in enumerate(table.columns)]
-    return names, [[float(value or 0) for value in row] for row in square]
-
-
-def disagreement_table(facts: Facts) -> Screen:
+def disagreement_table(facts: Facts, *, paper: Matrix) -> Screen:
     """Return the matrix, every pair with its interval and test, and the paper's matrix.
 
     Args:
         facts: `dataset`, `names` (ground truth first), `matrix` and `intervals` of rates 0..1,
             `tests` (each `a`, `b`, `error_difference`, `error_difference_ci95`, `p_value`),
             `num_images`, `notes`.
+        paper: The paper's Table 4, from `paper.values.paper_matrix`.
     """
-    return Screen(lambda look: _screen(facts, look))
+    return Screen(lambda look: _screen(facts, paper, look))
 
 
-def heat_map_png(path: Path, facts: Facts, *, dataset: str) -> None:
+def heat_map_png(path: Path, facts: Facts, *, dataset: str, paper: Matrix) -> None:
     """Draw the matrix beside the paper's, and write the PNG whole.
 
     Args:
         path: Where the PNG appears, or is replaced; its folder is made.
         facts: As in `disagreement_table`.
         dataset: What the images are called.
+        paper: As in `disagreement_table`.
 
     Raises:
         ResourceError: The disk is full.
     """
-    names, (paper_names, paper_rates) = list(facts["names"]), paper_matrix()
+    names, (paper_names, paper_rates) = list(facts["names"]), paper
     sides = [len(names), len(paper_names)]
 
     def draw(figure: Any) -> None:
@@ -87,7 +78,7 @@ def extremes(facts: Facts) -> str:
     )
 
 
-def _screen(facts: Facts, look: Look) -> RenderableType:
+def _screen(facts: Facts, paper: Matrix, look: Look) -> RenderableType:
     title = (
         f"Rate of different decisions on {facts['dataset']}, "
         f"{grouped(facts['num_images'])} test images"
@@ -101,7 +92,7 @@ def _screen(facts: Facts, look: Look) -> RenderableType:
         _pairs_table(facts, look),
         *([look.text(sentence, style="bold green")] if sentence else []),
         notes,
-        *_matrix_tables(PAPER_TITLE, *paper_matrix(), look),
+        *_matrix_tables(PAPER_TITLE, *paper, look),
     )
 
 

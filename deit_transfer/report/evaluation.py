@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import (
+from deit_transfer.report.number_format import (
     NOTHING,
     counted,
     grouped,
@@ -19,6 +18,7 @@ from deit_transfer.report.numbers import (
     tells_top5,
 )
 from deit_transfer.report.result import result_table
+from deit_transfer.report.terminal_style import Look, Screen, new_table
 
 Result = Mapping[str, Any]
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 from rich.text import Text
 
-from deit_transfer.report.look import Look, Screen, facts_table
-from deit_transfer.report.numbers import (
+from deit_transfer.report.number_format import (
     compact,
     counted,
     counts_text,
@@ -15,6 +14,7 @@ from deit_transfer.report.numbers import (
     listed,
     rate,
 )
+from deit_transfer.report.terminal_style import Look, Screen, facts_table
 
 MODE_TITLES = {
     "finetune": "Fine-tune",

@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from deit_transfer.report.look import Look, Screen, facts_table, new_table
-from deit_transfer.report.numbers import NOTHING, counts_text, grouped, listed, percent
+from deit_transfer.report.number_format import NOTHING, counts_text, grouped, listed, percent
+from deit_transfer.report.terminal_style import Look, Screen, facts_table, new_table
 
 Row = Mapping[str, Any]
 

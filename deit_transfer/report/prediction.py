@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import counted, duration, grouped
+from deit_transfer.report.number_format import counted, duration, grouped
+from deit_transfer.report.terminal_style import Look, Screen, new_table
 
 MOST_ROWS = 200
 NARROWEST_PATH = 20

@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from deit_transfer.report.look import Look, Screen, new_table
-from deit_transfer.report.numbers import counts_text, duration, grouped, percent
+from deit_transfer.report.number_format import counts_text, duration, grouped, percent
+from deit_transfer.report.terminal_style import Look, Screen, new_table
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from deit_transfer.report.look import PLAIN, Look, Screen, facts_table
-from deit_transfer.report.numbers import counted, duration, grouped, percent, tells_top5
+from deit_transfer.report.number_format import counted, duration, grouped, percent, tells_top5
+from deit_transfer.report.terminal_style import PLAIN, Look, Screen, facts_table
 
 Result = Mapping[str, Any]
 Fact = tuple[str, RenderableType]

@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from deit_transfer.report.epochs import epoch_columns, epoch_header, epoch_row
 from deit_transfer.report.listings import load_report_table
-from deit_transfer.report.look import Look, Screen, facts_table, new_table
-from deit_transfer.report.numbers import NOTHING, counts_text, percent
+from deit_transfer.report.number_format import NOTHING, counts_text, percent
 from deit_transfer.report.result import result_table
+from deit_transfer.report.terminal_style import Look, Screen, facts_table, new_table
+from deit_transfer.report.training_table import epoch_columns, epoch_header, epoch_row
 
 Row = Mapping[str, Any]
 

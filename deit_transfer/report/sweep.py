@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from deit_transfer.report.look import Look, Screen, new_table, printable
-from deit_transfer.report.numbers import NOTHING, counted, duration, percent
+from deit_transfer.report.number_format import NOTHING, counted, duration, percent
+from deit_transfer.report.terminal_style import Look, Screen, new_table, printable
 
 Sweep = Mapping[str, Any]
 Row = Mapping[str, Any]

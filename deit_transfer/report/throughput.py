@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from deit_transfer.report.canvas import INK, STYLES, drawn_png, dress, log_speeds
-from deit_transfer.report.look import Look, Screen, facts_table, new_table
-from deit_transfer.report.numbers import NOTHING, compact, counted, grouped
+from deit_transfer.report.number_format import NOTHING, compact, counted, grouped
+from deit_transfer.report.plot_style import INK, STYLES, drawn_png, dress, log_speeds
+from deit_transfer.report.terminal_style import Look, Screen, facts_table, new_table
 
 Facts = Mapping[str, Any]
 

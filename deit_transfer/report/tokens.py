@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from deit_transfer.report.canvas import DPI, INK, STYLES, drawn_png, quieten
-from deit_transfer.report.look import Look, Screen, facts_table, new_table
-from deit_transfer.report.numbers import counted, grouped
+from deit_transfer.report.number_format import counted, grouped
+from deit_transfer.report.plot_style import DPI, INK, STYLES, drawn_png, quieten
+from deit_transfer.report.terminal_style import Look, Screen, facts_table, new_table
 
 Facts = Mapping[str, Any]
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from deit_transfer.report.charts import Chart, Curve, line_chart
-from deit_transfer.report.page import (
+from deit_transfer.html_report.page_values import (
     ArmRow,
     AttentionMap,
     AttentionRow,
@@ -23,7 +22,8 @@ from deit_transfer.report.page import (
     SettingRow,
     Table,
 )
-from deit_transfer.report.thumbnails import data_uri, spotlight, thumbnail
+from deit_transfer.html_report.svg_charts import Chart, Curve, line_chart
+from deit_transfer.html_report.thumbnails import data_uri, spotlight, thumbnail
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ import pytest
 from chromium import Browser, find_chromium, running_chromium
 from pages import full_comparison, full_run
 
-from deit_transfer.report.html import comparison_html, run_html
+from deit_transfer.html_report.render import comparison_html, run_html
 
 PHONE, DESKTOP = 390, 1100
 KINDS = ("run", "comparison")

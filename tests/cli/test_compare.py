@@ -8,10 +8,10 @@ import pytest
 import torch
 from program import QUICK, Ended, run_program
 
-from deit_transfer.models.start import StartWeights, read_start
+from deit_transfer.models.pretrained import StartWeights, read_start
 from deit_transfer.recipe.loader import load_recipe
-from deit_transfer.run.acquaintance import known_labels
-from deit_transfer.run.inputs import Inputs, load_inputs
+from deit_transfer.training.data_splits import Inputs, load_inputs
+from deit_transfer.training.label_overlap import known_labels
 
 COMPARE = ("compare", "photos", *QUICK, "--arms=scratch,probe", "--from=runs/first", "--seeds=1")
 KNOWN = "the start, first, was trained on photos: it knows labels of these images"

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from deit_transfer.cli.app import app
 from deit_transfer.errors import DataError
-from deit_transfer.report.preview import Cell, preview_png
-from deit_transfer.run.preview import preview
+from deit_transfer.report.preview_grid import Cell, preview_png
+from deit_transfer.training.preview import preview
 
 MICRO = {"model.name": "deit_micro", "model.resolution": 32}
 

@@ -379,7 +379,7 @@ def test_a_check_tells_programs_what_is_wrong_and_exits_3(tmp_path: Path) -> Non
 def test_evaluation_is_stopped_by_signals(
     workplace: Path, finished: Ended, signum: Signals, code: int
 ) -> None:
-    strike = Strike("deit_transfer.run.scorer:answer", signals=(signum,))
+    strike = Strike("deit_transfer.evaluation.predictor:answer", signals=(signum,))
     ended = run_program("evaluate", "runs/first", folder=workplace, prepare=[strike])
     assert ended.code == code
     assert f"Stopped by {signum.name}" in ended.err
@@ -394,12 +394,12 @@ def test_ctrl_c_outside_training_exits_130(workplace: Path) -> None:
 
 
 def fail_unexpectedly() -> None:
-    from deit_transfer.run import inspect
+    from deit_transfer.runs import listing
 
     def describe_runs(_out: Path) -> None:
         raise ZeroDivisionError("one by nothing")
 
-    inspect.describe_runs = describe_runs
+    listing.describe_runs = describe_runs
 
 
 def test_an_unforeseen_error_exits_1_and_says_how_to_see_where(workplace: Path) -> None:

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 from deit_transfer.models.classifier import Classifier
-from deit_transfer.models.start import read_model
+from deit_transfer.models.pretrained import read_model
 
 USAGE, DATA = 2, 3
 NAMES = ("cat", "dog", "owl")

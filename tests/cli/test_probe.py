@@ -7,8 +7,8 @@ import pytest
 from program import Ended, run_program
 
 from deit_transfer.recipe.loader import load_recipe
-from deit_transfer.run.inputs import load_inputs
-from deit_transfer.run.stored import read_predictions
+from deit_transfer.runs.predictions import read_predictions
+from deit_transfer.training.data_splits import load_inputs
 
 PROBE = (
     "probe",

@@ -12,7 +12,7 @@ from photos import write_photos
 from program import QUICK, Ended, run_program
 
 from deit_transfer.errors import CheckpointError, DataError, UsageError
-from deit_transfer.run.report import report
+from deit_transfer.html_report.report import report
 
 
 @pytest.fixture(scope="module")

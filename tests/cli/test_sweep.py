@@ -14,12 +14,12 @@ def without_optuna() -> None:
 
 def every_trial_diverges() -> None:
     from deit_transfer.errors import DivergedError
-    from deit_transfer.run import search
+    from deit_transfer.experiments import sweep_trials
 
     def diverge(*parts: object, **named: object) -> NoReturn:
         raise DivergedError("step 3 is not finite")
 
-    search.train_or_reuse = diverge
+    sweep_trials.train_or_reuse = diverge
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_each_layer_is_averaged_over_the_images_given(workplace: Path, looked: E
     assert ended.code == 0, ended.err
     facts = ended.json
     assert facts["images_drawn"] == [str(file.relative_to(workplace)) for file in files]
-    from deit_transfer.data.transforms import eval_transform
+    from deit_transfer.data.pipeline.transforms import eval_transform
 
     view = eval_transform(resolution=16, crop_pct=0.9)
     pixels = np.stack([view(np.asarray(Image.open(file))) for file in files])

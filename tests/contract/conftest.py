@@ -13,7 +13,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def untimed(monkeypatch):
     """Leave out the half second in which a run measures the machine's speed."""
-    monkeypatch.setattr("deit_transfer.run.blueprint.images_per_second", lambda *_, **__: 100.0)
+    monkeypatch.setattr("deit_transfer.training.setup.images_per_second", lambda *_, **__: 100.0)
 
 
 @pytest.fixture
@@ -46,6 +46,6 @@ def start(tmp_path_factory):
     """Return the folder of a tiny run that everything is fine-tuned from."""
     from short_runs import quick
 
-    from deit_transfer.run.train import train
+    from deit_transfer.training.train import train
 
     return train(quick("scratch", "digits"), out=tmp_path_factory.mktemp("start"))["run"]

@@ -4,7 +4,7 @@ from miniatures import cars, flowers, hub_folder, imagenet, inat, shard_address,
 from test_adapters import CIFAR10, CIFAR100, write_cifar, write_tree
 
 from deit_transfer.recipe.loader import load_recipe
-from deit_transfer.run.choose import choose_recipe, default_recipe
+from deit_transfer.training.choose_recipe import choose_recipe, default_recipe
 
 
 def cifar10(root):

@@ -13,8 +13,8 @@ from deit_transfer.data.adapters.cifar import CIFAR10, CIFAR100, read_pickle
 from deit_transfer.data.adapters.digits import DigitsAdapter
 from deit_transfer.data.adapters.folder import FolderAdapter
 from deit_transfer.data.check import check_dataset
-from deit_transfer.data.decode import read_rgb
 from deit_transfer.data.fingerprint import fingerprint
+from deit_transfer.data.pipeline.decode import read_rgb
 from deit_transfer.errors import DataError
 
 
@@ -234,7 +234,7 @@ def test_one_note_tells_of_other_checksums(tmp_path):
     folder = tmp_path / CIFAR10.folder
     (note,) = mini.load(folder).notes
     assert "7 of 7 files differ" in note
-    from deit_transfer.data.download import checksum
+    from deit_transfer.data.fetch.download import checksum
 
     exact = {name: checksum(folder / name, "md5") for name in mini.md5}
     assert replace(mini, md5=exact).load(folder).notes == []
@@ -346,7 +346,7 @@ def test_download_unpacks_an_archive_placed_by_hand(tmp_path):
         archive.add(tmp_path / "made" / CIFAR10.folder, CIFAR10.folder)
     with pytest.raises(DataError, match="is not the published"):
         mini.download(data_dir)
-    from deit_transfer.data.download import checksum
+    from deit_transfer.data.fetch.download import checksum
 
     md5 = checksum(data_dir / "cifar-10-python.tar.gz", "md5")
     mini = replace(mini, archive=replace(mini.archive, checksum=md5))

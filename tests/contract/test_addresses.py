@@ -23,11 +23,11 @@ from miniatures import (
 from deit_transfer.data.adapters import hf
 from deit_transfer.data.adapters.wds import shard_paths
 from deit_transfer.data.catalog import load_dataset
-from deit_transfer.data.contract import DatasetInfo
-from deit_transfer.data.decode import read_rgb
-from deit_transfer.data.tar_index import index_tar
+from deit_transfer.data.dataset import DatasetInfo
+from deit_transfer.data.pipeline.decode import read_rgb
+from deit_transfer.data.readers.tar_index import index_tar
 from deit_transfer.errors import DataError, UsageError
-from deit_transfer.run.choose import choose_recipe, default_recipe
+from deit_transfer.training.choose_recipe import choose_recipe, default_recipe
 
 
 def fault(address, kind=DataError, **options):
@@ -376,7 +376,7 @@ def test_an_index_is_made_again_when_its_archive_changes(tmp_path):
 
 
 def test_many_shards_stay_within_the_open_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("deit_transfer.data.slices._MOST_OPEN", 2)
+    monkeypatch.setattr("deit_transfer.data.readers.byte_ranges._MOST_OPEN", 2)
     place = shards(tmp_path, count=12, per_shard=1)
     images = load_dataset(f"wds:{place}", for_evaluation=True).splits["test"]
     for order in (range(12), reversed(range(12))):

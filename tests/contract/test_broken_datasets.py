@@ -34,8 +34,8 @@ from miniatures import (
 from deit_transfer.data import catalog
 from deit_transfer.data.adapters import imagenet_tests
 from deit_transfer.data.adapters.inat import INAT2018, INAT2019
-from deit_transfer.data.contract import Options
-from deit_transfer.data.download import checksum
+from deit_transfer.data.dataset import Options
+from deit_transfer.data.fetch.download import checksum
 from deit_transfer.errors import DataError, UsageError
 
 

@@ -18,13 +18,13 @@ from deit_transfer.cli.app import app
 from deit_transfer.data import catalog
 from deit_transfer.data.fingerprint import label_fingerprint
 from deit_transfer.errors import DataError, UsageError
+from deit_transfer.evaluation.evaluate import evaluate
 from deit_transfer.recipe.loader import load_recipe
-from deit_transfer.run.choose import default_recipe
-from deit_transfer.run.evaluate import evaluate
-from deit_transfer.run.inputs import load_inputs
-from deit_transfer.run.observer import Silent
-from deit_transfer.run.plan import plan
-from deit_transfer.run.train import train
+from deit_transfer.training.callbacks import Silent
+from deit_transfer.training.choose_recipe import default_recipe
+from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.plan import plan
+from deit_transfer.training.train import train
 
 pytestmark = pytest.mark.usefixtures("untimed")
 

@@ -37,9 +37,9 @@ from miniatures import (
 
 from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.check import check_dataset
-from deit_transfer.data.contract import Options
-from deit_transfer.data.decode import read_rgb
+from deit_transfer.data.dataset import Options
 from deit_transfer.data.fingerprint import fingerprint, label_fingerprint
+from deit_transfer.data.pipeline.decode import read_rgb
 
 
 def flat_with_devkit(root):
@@ -283,7 +283,7 @@ def test_real_is_joined_by_file_name_and_leaves_the_unlabelled_out(tmp_path):
 def test_timms_lists_are_the_published_ones():
     """The whole label file, without images: 46,837 images are scored, with 57,553 labels."""
     from deit_transfer.data.adapters.imagenet import synsets
-    from deit_transfer.data.layouts import imagenet_file, shipped_names
+    from deit_transfer.data.readers.layout_checks import imagenet_file, shipped_names
 
     answers = json.loads(imagenet_file("imagenet_real_labels.json"))
     assert (len(answers), sum(map(bool, answers)), sum(map(len, answers))) == (

@@ -13,12 +13,12 @@ from miniatures import imagenet
 from short_runs import BY_NAME, quick
 
 from deit_transfer.engine.distributed import World
-from deit_transfer.models.start import NONE, read_start
+from deit_transfer.models.pretrained import NONE, read_start
 from deit_transfer.recipe.durations import resolution_at
 from deit_transfer.recipe.loader import list_recipes, load_recipe
-from deit_transfer.run import assemble
-from deit_transfer.run.inputs import load_inputs
-from deit_transfer.run.train import train
+from deit_transfer.training import build
+from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.train import train
 
 pytestmark = pytest.mark.usefixtures("untimed")
 
@@ -73,10 +73,10 @@ def first_images(recipe, inputs, side):
     changed = recipe.model.model_copy(update={"resolution": side, "start": NONE})
     recipe = recipe.model_copy(update={"model": changed})
     start, cpu = read_start(NONE, model_name=recipe.model.name), torch.device("cpu")
-    network, _ = assemble.network(recipe, inputs.class_names, start, cpu)
-    plan = assemble.durations(recipe, num_images=len(inputs.train))
-    steps = assemble.batches(recipe, inputs, network, plan, start_step=0, world=World())
-    images, targets = assemble.preparation(recipe, network, cpu)(next(iter(steps)).micro_batches[0])
+    network, _ = build.network(recipe, inputs.class_names, start, cpu)
+    plan = build.durations(recipe, num_images=len(inputs.train))
+    steps = build.batches(recipe, inputs, network, plan, start_step=0, world=World())
+    images, targets = build.preparation(recipe, network, cpu)(next(iter(steps)).micro_batches[0])
     assert targets.sum(dim=1) == pytest.approx(1.0)
     return images
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.check import check_dataset
-from deit_transfer.data.decode import read_rgb
 from deit_transfer.data.fingerprint import label_fingerprint
-from deit_transfer.run.choose import choose_recipe
-from deit_transfer.run.train import train
+from deit_transfer.data.pipeline.decode import read_rgb
+from deit_transfer.training.choose_recipe import choose_recipe
+from deit_transfer.training.train import train
 
 REAL = os.environ.get("DEIT_TRANSFER_REAL_DATA", "")
 

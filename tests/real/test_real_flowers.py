@@ -8,8 +8,8 @@ import pytest
 from scipy.io import savemat
 
 from deit_transfer.data.adapters.flowers102 import FlowersAdapter
-from deit_transfer.data.download import checksum
-from deit_transfer.data.layouts import integers, read_mat
+from deit_transfer.data.fetch.download import checksum
+from deit_transfer.data.readers.layout_checks import integers, read_mat
 
 REAL = os.environ.get("DEIT_TRANSFER_REAL_DATA", "")
 

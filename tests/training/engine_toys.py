@@ -19,8 +19,8 @@ from deit_transfer.batch import Batch, Heads
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.ema import Ema
 from deit_transfer.engine.loop import StepReport, train_steps
-from deit_transfer.engine.objectives import make_objective
-from deit_transfer.engine.param_groups import make_optimizer
+from deit_transfer.engine.losses import make_objective
+from deit_transfer.engine.optimizer import make_optimizer
 from deit_transfer.engine.precision import resolve_precision
 from deit_transfer.engine.seed import seed_model
 

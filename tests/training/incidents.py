@@ -23,9 +23,9 @@ class NotANumber:
     call: int
 
     def __call__(self) -> None:
-        from deit_transfer.run import assemble
+        from deit_transfer.training import build
 
-        build, calls = assemble.objective, 0
+        build, calls = build.objective, 0
 
         def objective(recipe: Any) -> Any:
             judge = build(recipe)
@@ -37,7 +37,7 @@ class NotANumber:
 
             return loss
 
-        assemble.objective = objective
+        build.objective = objective
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,20 @@ class OutOfMemory:
 
 def nothing_to_decide() -> None:
     """Come to the making of the run's folder at once."""
-    from deit_transfer.run import train
+    from deit_transfer.training import train
 
     train.draw_blueprint = train.find_teacher = lambda *_given, **_named: None
 
 
 def every_score_is_worse() -> None:
     """Make each scoring a little worse than the one before, so that the first epoch is the best."""
-    from deit_transfer.run import session
+    from deit_transfer.training import trainer
 
-    score, calls = session.head_scores, 0
+    score, calls = trainer.head_scores, 0
 
     def worse(predictions: Any) -> Any:
         nonlocal calls
         calls += 1
         return {name: replace(s, top1=50.0 - calls) for name, s in score(predictions).items()}
 
-    session.head_scores = worse
+    trainer.head_scores = worse

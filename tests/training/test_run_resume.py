@@ -19,11 +19,11 @@ from photos import write_photos
 from program import QUICK, Prepare, run_program, start_program
 from traps import Strike
 
-SESSION = "deit_transfer.run.session:Session"
+SESSION = "deit_transfer.training.trainer:Session"
 CHECKPOINT = "deit_transfer.engine.checkpoint"
-DECODE = "deit_transfer.data.decode_cache"
-RESULT = "deit_transfer.run.result"
-WORKDIR = "deit_transfer.run.workdir:RunFolder"
+DECODE = "deit_transfer.data.pipeline.decode_cache"
+RESULT = "deit_transfer.training.final_eval"
+WORKDIR = "deit_transfer.runs.folder:RunFolder"
 TIMES = {"seconds", "images_per_second", "data_wait_percent"}
 
 COMMAND = (
@@ -109,7 +109,7 @@ def test_the_whole_run_is_worth_comparing_with(place: Path) -> None:
         pytest.param(
             "while-scoring",
             [
-                Strike("deit_transfer.run.session:head_scores"),
+                Strike("deit_transfer.training.trainer:head_scores"),
                 Strike(f"{SESSION}.predict", 2),
                 Strike(f"{SESSION}._keep_best", 2, after=True),
             ],
@@ -137,10 +137,10 @@ def test_the_whole_run_is_worth_comparing_with(place: Path) -> None:
         pytest.param(
             "at-birth",
             [
-                Strike("deit_transfer.run.workdir:create_run_folder", after=True),
+                Strike("deit_transfer.runs.folder:create_run_folder", after=True),
                 Strike(f"{WORKDIR}.write_text", 1, after=True),
                 Strike(f"{WORKDIR}.write_text", 3, after=True),
-                Strike("deit_transfer.run.train:record_blueprint", after=True),
+                Strike("deit_transfer.training.train:record_blueprint", after=True),
             ],
             id="beginning",
         ),
@@ -198,8 +198,8 @@ def test_a_signalled_run_saves_says_how_to_go_on_and_does(
 @pytest.mark.parametrize(
     "moment",
     [
-        "deit_transfer.run.train:load_inputs",
-        "deit_transfer.run.blueprint:images_per_second",
+        "deit_transfer.training.train:load_inputs",
+        "deit_transfer.training.setup:images_per_second",
         f"{DECODE}:_decode_all",
     ],
     ids=["loading", "timing", "checking the teacher"],

@@ -130,7 +130,7 @@ def states(place: Path) -> dict[str, str]:
 
 
 def test_twenty_runs_started_at_once_have_twenty_folders(place: Path) -> None:
-    stop = Strike("deit_transfer.run.train:_train")
+    stop = Strike("deit_transfer.training.train:_train")
     started = [
         start_program(*COMMAND, "--seed=20", folder=place, prepare=[nothing_to_decide, stop])
         for _ in range(20)

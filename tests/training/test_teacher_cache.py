@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deit_transfer.batch import Batch
 from deit_transfer.errors import CheckpointError
-from deit_transfer.run.teacher_cache import TeacherCache
+from deit_transfer.training.teacher_cache import TeacherCache
 
 NUM_IMAGES, REPEATS, NUM_CLASSES = 10, 2, 7
 

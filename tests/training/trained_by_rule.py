@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from deit_transfer.models.start import StartWeights
+from deit_transfer.experiments.train_or_reuse import Trained
+from deit_transfer.models.pretrained import StartWeights
 from deit_transfer.recipe.schema import Recipe
-from deit_transfer.run.claim import find_by_key, run_key
-from deit_transfer.run.inputs import Inputs
-from deit_transfer.run.observer import Observer
-from deit_transfer.run.stored import StoredPredictions, write_predictions
-from deit_transfer.run.trials import Trained
-from deit_transfer.run.workdir import RunFolder
+from deit_transfer.runs.folder import RunFolder
+from deit_transfer.runs.key import find_by_key, run_key
+from deit_transfer.runs.predictions import StoredPredictions, write_predictions
+from deit_transfer.training.callbacks import Observer
+from deit_transfer.training.data_splits import Inputs
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -20,7 +20,8 @@ from deit_transfer.data.contract import (
     Progress,
     Split,
 )
-from deit_transfer.data.layouts import (
+from deit_transfer.data.readers.file_listing import list_folder, list_images
+from deit_transfer.data.readers.layout_checks import (
     cannot_use,
     count_faults,
     missing_fault,
@@ -28,7 +29,6 @@ from deit_transfer.data.layouts import (
     read_mat,
     shipped_names,
 )
-from deit_transfer.data.listing import list_folder, list_images
 from deit_transfer.errors import DataError
 
 _FOLDERS = ("stanford_cars", "stanford-cars", "cars", "car_data")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -23,7 +23,7 @@ from deit_transfer.data.contract import (
     Progress,
     Split,
 )
-from deit_transfer.data.download import RemoteFile, checksum, extract_tar, fetch
+from deit_transfer.data.fetch.download import RemoteFile, checksum, extract_tar, fetch
 from deit_transfer.errors import DataError
 
 _SIDE = 32

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -19,8 +19,8 @@ from deit_transfer.data.contract import (
     Progress,
     Split,
 )
-from deit_transfer.data.download import RemoteFile, extract_tar, fetch
-from deit_transfer.data.layouts import (
+from deit_transfer.data.fetch.download import RemoteFile, extract_tar, fetch
+from deit_transfer.data.readers.layout_checks import (
     cannot_use,
     count_faults,
     integers,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     SPLITS,
     Dataset,
     DatasetAdapter,
@@ -21,7 +21,7 @@ from deit_transfer.data.contract import (
     Split,
     printable,
 )
-from deit_transfer.data.listing import list_folder, list_images
+from deit_transfer.data.readers.file_listing import list_folder, list_images
 from deit_transfer.data.splits import SPLIT_NAMES, carve_test
 from deit_transfer.errors import DataError, did_you_mean
 

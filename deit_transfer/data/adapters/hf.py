@@ -17,7 +17,7 @@ from deit_transfer.data.adapters.cars import CarsAdapter
 from deit_transfer.data.adapters.cifar import CIFAR10, CIFAR100
 from deit_transfer.data.adapters.flowers102 import FlowersAdapter
 from deit_transfer.data.adapters.imagenet import ImageNetAdapter
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     SPLITS,
     Dataset,
     DatasetAdapter,
@@ -27,9 +27,9 @@ from deit_transfer.data.contract import (
     Progress,
     Split,
 )
-from deit_transfer.data.hub import fetch_parquet
-from deit_transfer.data.layouts import ordered_names
-from deit_transfer.data.parquet import Columns, Rows, find_columns, image_set, unpack
+from deit_transfer.data.fetch.hub import fetch_parquet
+from deit_transfer.data.readers.layout_checks import ordered_names
+from deit_transfer.data.readers.parquet import Columns, Rows, find_columns, image_set, unpack
 from deit_transfer.data.splits import SPLIT_NAMES, settle_splits
 from deit_transfer.errors import DataError, UsageError
 

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -25,10 +25,15 @@ from deit_transfer.data.contract import (
     Progress,
     Split,
 )
-from deit_transfer.data.layouts import cannot_use, count_faults, imagenet_file, read_mat
-from deit_transfer.data.listing import list_folder
-from deit_transfer.data.slices import Slices
-from deit_transfer.data.tar_index import TarIndex, index_tar
+from deit_transfer.data.readers.byte_ranges import Slices
+from deit_transfer.data.readers.file_listing import list_folder
+from deit_transfer.data.readers.layout_checks import (
+    cannot_use,
+    count_faults,
+    imagenet_file,
+    read_mat,
+)
+from deit_transfer.data.readers.tar_index import TarIndex, index_tar
 from deit_transfer.errors import DataError
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"

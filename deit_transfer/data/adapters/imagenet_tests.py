@@ -22,7 +22,7 @@ from deit_transfer.data.adapters.imagenet import (
     val_names,
     val_stem,
 )
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -30,10 +30,10 @@ from deit_transfer.data.contract import (
     LabelSets,
     Progress,
 )
-from deit_transfer.data.download import extract_tar
-from deit_transfer.data.hub import fetch_file
-from deit_transfer.data.layouts import cannot_use, count_faults, imagenet_file
-from deit_transfer.data.listing import list_folder
+from deit_transfer.data.fetch.download import extract_tar
+from deit_transfer.data.fetch.hub import fetch_file
+from deit_transfer.data.readers.file_listing import list_folder
+from deit_transfer.data.readers.layout_checks import cannot_use, count_faults, imagenet_file
 from deit_transfer.errors import DataError
 
 _V2_REPOSITORY = "vaishaal/ImageNetV2"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -23,8 +23,13 @@ from deit_transfer.data.contract import (
     Progress,
     Split,
 )
-from deit_transfer.data.download import RemoteFile, extract_tar, fetch
-from deit_transfer.data.layouts import cannot_use, count_faults, missing_fault, missing_files
+from deit_transfer.data.fetch.download import RemoteFile, extract_tar, fetch
+from deit_transfer.data.readers.layout_checks import (
+    cannot_use,
+    count_faults,
+    missing_fault,
+    missing_files,
+)
 from deit_transfer.errors import DataError, UsageError, did_you_mean
 
 _SITE = "https://ml-inat-competition-datasets.s3.amazonaws.com"

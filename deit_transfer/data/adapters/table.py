@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from deit_transfer.data.adapters.hf import read_parquet
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -21,8 +21,8 @@ from deit_transfer.data.contract import (
     Progress,
     Split,
 )
-from deit_transfer.data.layouts import missing_fault, missing_files, ordered_names
-from deit_transfer.data.parquet import column_names, is_table_of_images, read_columns
+from deit_transfer.data.readers.layout_checks import missing_fault, missing_files, ordered_names
+from deit_transfer.data.readers.parquet import column_names, is_table_of_images, read_columns
 from deit_transfer.data.splits import SPLIT_NAMES, settle_splits
 from deit_transfer.errors import DataError
 

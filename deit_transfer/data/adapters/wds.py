@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.cache import key_of, read_arrays, write_arrays
-from deit_transfer.data.contract import (
+from deit_transfer.data.dataset import (
     Dataset,
     DatasetAdapter,
     DatasetInfo,
@@ -26,10 +25,11 @@ from deit_transfer.data.contract import (
     Split,
     Strings,
 )
-from deit_transfer.data.listing import EXTENSIONS
-from deit_transfer.data.slices import Slices
+from deit_transfer.data.fetch.cache import key_of, read_arrays, write_arrays
+from deit_transfer.data.readers.byte_ranges import Slices
+from deit_transfer.data.readers.file_listing import EXTENSIONS
+from deit_transfer.data.readers.tar_index import TarIndex, index_tar
 from deit_transfer.data.splits import SPLIT_NAMES, settle_splits
-from deit_transfer.data.tar_index import TarIndex, index_tar
 from deit_transfer.errors import DataError
 
 PREFIX = "wds:"

@@ -1,0 +1,85 @@
+"""Own opening a network to be looked at: a finished run, or a network by name with its weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deit_transfer.errors import UsageError
+from deit_transfer.models.checkpoint_adaptation import load_start
+from deit_transfer.models.classifier import Classifier, build_classifier
+from deit_transfer.models.pretrained import IMAGENET, IMAGENET_CLASSES, read_model, read_start
+from deit_transfer.recipe.loader import load_recipe
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.runs.folder import RECIPE_FILE, RunFolder, open_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Hold a network in evaluation mode, heads included, and what is known about it.
+
+    `folder` and `recipe` are None for a network that is not a run of ours. `class_names` is None
+    where the weights do not say what their classes are called.
+    """
+
+    name: str
+    classifier: Classifier
+    class_names: tuple[str, ...] | None
+    folder: RunFolder | None
+    recipe: Recipe | None
+
+
+def open_subject(text: str, *, device: torch.device) -> Subject:
+    """Open a run's folder, `MODEL` with its published weights, or `MODEL=WEIGHTS`.
+
+    Args:
+        text: A finished run's folder; a network's name, such as deit_tiny_patch16_224; or a name
+            and a start for it, such as deit_tiny_patch16_224=deit_tiny.safetensors, whose head
+            must be ImageNet's.
+        device: Where the network is put.
+
+    Raises:
+        UsageError: It is neither a folder nor the name of a network.
+        DataError: The folder is no run.
+        CheckpointError: The run has not finished, or the weights cannot be read or downloaded.
+    """
+    if Path(text).is_dir():
+        folder = open_run(text)
+        classifier, class_names = read_model(folder.path, device=device)
+        return Subject(
+            name=folder.path.resolve().name,
+            classifier=classifier,
+            class_names=class_names,
+            folder=folder,
+            recipe=load_recipe(str(folder.path / RECIPE_FILE)),
+        )
+    name, start = split_model_start(text)
+    classifier = build_classifier(name=name, num_classes=IMAGENET_CLASSES)
+    weights = read_start(start, model_name=name)
+    load_start(classifier, weights, keep_head=True)
+    return Subject(
+        name=name,
+        classifier=classifier.to(device).eval(),
+        class_names=weights.class_names,
+        folder=None,
+        recipe=None,
+    )
+
+
+def split_model_start(text: str) -> tuple[str, str]:
+    """Split `MODEL` or `MODEL=START` into a network's name and what it starts from.
+
+    Args:
+        text: What is no folder; without START it is the published weights.
+
+    Raises:
+        UsageError: The name is a path: a run was meant that is not there.
+    """
+    name, _, start = text.partition("=")
+    if "/" in name:
+        raise UsageError(
+            f"there is no run in {text}, and no network has this name",
+            hint="deit-transfer runs list shows the runs below a folder; a network is named as "
+            "in deit_tiny_patch16_224, or deit_tiny_patch16_224=WEIGHTS.safetensors",
+        )
+    return name, start or IMAGENET

@@ -1,0 +1,238 @@
+"""Own getting a network ready to be asked: a run or a network by name, and how it sees images."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deit_transfer.data.dataset import Dataset, ImageSet, Progress, Split
+from deit_transfer.data.pipeline.loader import EvalBatches
+from deit_transfer.data.pipeline.transforms import EvalTransform, eval_transform
+from deit_transfer.engine.distributed import World
+from deit_transfer.engine.inference import Predictions
+from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
+from deit_transfer.engine.signals import StopSignals
+from deit_transfer.errors import CheckpointError, DataError, UsageError
+from deit_transfer.evaluation.load_model import Subject, open_subject
+from deit_transfer.models.classifier import Classifier
+from deit_transfer.models.pretrained import IMAGENET_CLASSES
+from deit_transfer.models.test_time_augmentation import AveragedViews, Views, at_resolution
+from deit_transfer.recipe.loader import check_values, load_recipe
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.runs.folder import RECIPE_FILE, RESULT_FILE, open_run
+from deit_transfer.training import build
+from deit_transfer.training.predict_split import answer
+
+HEADS = ("class", "distil", "joint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Hold a network with what scoring needs to know: its classes, and its settings of place.
+
+    `recipe` is the run's own, or one that holds nothing but how a network by name sees images.
+    """
+
+    text: str
+    subject: Subject
+    class_names: tuple[str, ...]
+    recipe: Recipe
+    device: torch.device
+    precision: Precision
+    notes: tuple[str, ...]
+
+    @property
+    def is_run(self) -> bool:
+        return self.subject.folder is not None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Name the classifiers that the network holds: one, or class, distil and joint."""
+        return HEADS if self.subject.classifier.distilled else ("joint",)
+
+    def result(self) -> dict[str, Any]:
+        """Return what the run recorded of itself; empty for a network by name."""
+        folder = self.subject.folder
+        return {} if folder is None else folder.read_json(RESULT_FILE)
+
+
+def open_scorer(text: str, *, overrides: Mapping[str, Any] | None = None) -> Scorer:
+    """Open a run's folder, `MODEL`, or `MODEL=WEIGHTS`.
+
+    Args:
+        text: As `open_subject` takes it.
+        overrides: Recipe settings of place and precision, by dotted location.
+
+    Raises:
+        DataError: It is a path, and there is no run.
+        UsageError: It is neither a folder nor the name of a network.
+        CheckpointError: The run has not finished, or the weights cannot be used.
+    """
+    changed = dict(overrides or {})
+    if Path(text).is_dir() or ("/" in text and "=" not in text):
+        recipe = load_recipe(str(open_run(text).path / RECIPE_FILE), overrides=changed)
+    else:
+        recipe = _plain_recipe(changed)
+    device = resolve_device(recipe.run.device)
+    subject = open_subject(text, device=device)
+    if subject.recipe is None:
+        recipe = _seeing_as(recipe, subject.classifier)
+    names, notes = _class_names(subject)
+    return Scorer(
+        text=text,
+        subject=subject,
+        class_names=names,
+        recipe=recipe,
+        device=device,
+        precision=resolve_precision(recipe.run.precision, device),
+        notes=notes,
+    )
+
+
+def check_heads(scorer: Scorer, heads: tuple[str, ...]) -> None:
+    """Refuse heads that there are not, or that this network does not have."""
+    for head in heads:
+        if head not in HEADS:
+            raise UsageError(
+                f"--heads {head}: there is no such head", hint=f"Choose from {','.join(HEADS)}"
+            )
+        if head not in ("class", *scorer.heads):
+            raise UsageError(
+                f"--heads {head}: {scorer.subject.classifier.name} has no distillation head",
+                hint='Networks with "_distilled" in their name have one; leave --heads out',
+            )
+
+
+def in_classes_of(
+    class_names: tuple[str, ...], dataset: Dataset, *, split: Split = "test"
+) -> ImageSet:
+    """Return a split labelled as the network numbers its classes; names decide, never order.
+
+    Raises:
+        DataError: The dataset has classes that the network does not know, or no such split.
+    """
+    number = {name: label for label, name in enumerate(class_names)}
+    unknown = [name for name in dataset.class_names if name not in number]
+    if unknown:
+        raise DataError(
+            f"{dataset.info.title} has classes that the run was not trained on: "
+            f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}",
+            hint=f"The run knows {', '.join(class_names[:10])}"
+            f"{' ...' if len(class_names) > 10 else ''}",
+        )
+    if split not in dataset.splits:
+        raise DataError(
+            f"{dataset.info.title} has no {split} images of its own",
+            hint=f"It has {', '.join(dataset.splits)}: --split {next(iter(dataset.splits))}",
+        )
+    renumbered = np.array([number[name] for name in dataset.class_names], dtype=np.int64)
+    return dataset.splits[split].renumber(renumbered)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Hold a network at one resolution, looking at one or several views of each image."""
+
+    scorer: Scorer
+    classifier: Classifier
+    model: torch.nn.Module
+    transform: EvalTransform
+
+    def batches(self, images: ImageSet, *, stop: StopSignals) -> EvalBatches:
+        """Return the split's batches, looking for signals while images are decoded beforehand."""
+
+        def look_for_stop(_done: int, _total: int) -> None:
+            stop.check()
+
+        return build.scoring_batches(
+            self.scorer.recipe,
+            images,
+            self.classifier,
+            World(),
+            look_for_stop,
+            transform=self.transform,
+        )
+
+    def answer(
+        self, batches: EvalBatches, *, stop: StopSignals, progress: Progress | None = None
+    ) -> Predictions:
+        """Return the network's answers; `progress` is called with (images answered, images)."""
+        return answer(
+            self.model,
+            batches,
+            classifier=self.classifier,
+            device=self.scorer.device,
+            precision=self.scorer.precision,
+            world=World(),
+            stop=stop,
+            progress=progress,
+        )
+
+
+def ask_at(scorer: Scorer, *, resolution: int | None = None, views: Views = "one") -> Asked:
+    """Return the network as it is to be asked.
+
+    Args:
+        scorer: The network.
+        resolution: Pixels a side; None for its own. Patch positions are interpolated to it.
+        views: Views of each image whose probabilities are averaged.
+
+    Raises:
+        UsageError: The patches do not divide the resolution, or the evaluation crop leaves no
+            border to cut five crops from.
+    """
+    classifier = scorer.subject.classifier
+    if resolution is not None:
+        classifier = at_resolution(classifier, resolution)
+    crop = build.evaluation_crop(scorer.recipe)
+    resized = math.floor(classifier.resolution / crop)
+    usual = eval_transform(resolution=classifier.resolution, crop_pct=crop)
+    if views == "one":
+        return Asked(scorer=scorer, classifier=classifier, model=classifier, transform=usual)
+    averaged = AveragedViews(classifier, views=views)
+    if views == "flip":
+        return Asked(scorer=scorer, classifier=classifier, model=averaged, transform=usual)
+    if resized == classifier.resolution:
+        raise UsageError(
+            f"--tta {views}: this network looks at the whole side of an image (crop {crop:g}), "
+            "so that its corners are no other views",
+            hint="Use --tta flip, which averages the image and its mirror image",
+        )
+    whole = eval_transform(resolution=resized, crop_pct=1.0)
+    return Asked(scorer=scorer, classifier=classifier, model=averaged, transform=whole)
+
+
+def _plain_recipe(overrides: Mapping[str, Any]) -> Recipe:
+    """Return a recipe of defaults, of which only the place and the evaluation view are read."""
+    values: dict[str, Any] = {"mode": "pretrain"}
+    for location, value in overrides.items():
+        section, _, key = location.partition(".")
+        values.setdefault(section, {})[key] = value
+    return check_values(values, where="the command line")
+
+
+def _seeing_as(recipe: Recipe, classifier: Classifier) -> Recipe:
+    """Return the recipe with the evaluation crop that the network's authors measured with."""
+    config: Any = getattr(classifier.backbone, "pretrained_cfg", {})
+    augment = recipe.augment.model_copy(update={"crop_pct": config.get("crop_pct")})
+    return recipe.model_copy(update={"augment": augment})
+
+
+def _class_names(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the classes' names in label order, and what to say where they are taken on trust."""
+    if subject.class_names is not None:
+        return subject.class_names, ()
+    if subject.classifier.num_classes != IMAGENET_CLASSES:
+        raise CheckpointError(
+            f"{subject.name}: the weights do not say what their "
+            f"{subject.classifier.num_classes} classes are called",
+            hint="Give a run's folder, or weights with ImageNet's head",
+        )
+    from timm.data import ImageNetInfo
+
+    note = "the weights do not name their classes: taken as ImageNet's 1,000 in the usual order"
+    return tuple(ImageNetInfo().label_names()), (note,)

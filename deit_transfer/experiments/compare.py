@@ -1,0 +1,322 @@
+"""Own the comparison: the same data and seeds from scratch and from pretrained weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deit_transfer.analysis.comparison import ArmRuns, build_comparison
+from deit_transfer.engine.signals import StopSignals
+from deit_transfer.errors import UsageError
+from deit_transfer.experiments.arms import (
+    FINETUNE,
+    SCRATCH,
+    Arm,
+    Budget,
+    check_arm_names,
+    choose_arms,
+    with_equal_images,
+)
+from deit_transfer.experiments.label_fractions import (
+    as_size,
+    at_fraction,
+    check_fractions,
+    has_own_val,
+    label_efficiency,
+    limit_label,
+    num_labels,
+    pooled,
+    validation_labels,
+)
+from deit_transfer.experiments.outputs import write_comparison
+from deit_transfer.experiments.preflight import GO_ON, Ready, check_all, read_starts, shared_inputs
+from deit_transfer.experiments.probe_arm import probe_or_reuse
+from deit_transfer.experiments.soup import SOUP, make_soup
+from deit_transfer.experiments.train_or_reuse import (
+    Trained,
+    answers_on_test,
+    train_or_reuse,
+    with_seed,
+)
+from deit_transfer.models.pretrained import NONE, StartWeights
+from deit_transfer.paper.values import paper_top1
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.runs.folder import refuse_taken_name
+from deit_transfer.training.callbacks import Observer, Silent
+from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.label_overlap import known_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizePlan:
+    """Hold what is compared at one share of the labels: the images, and the arms that see them."""
+
+    fraction: float
+    inputs: Inputs
+    arms: Sequence[Arm]
+
+
+def compare(
+    dataset: str,
+    *,
+    start: str,
+    seeds: int,
+    out: Path,
+    name: str | None = None,
+    arms: Sequence[str] = (),
+    fractions: Sequence[float] = (),
+    budget: Budget = "recipe",
+    recipe_names: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    labels: Sequence[str] = (),
+    start_name: str | None = None,
+    soup: bool = True,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Train every arm with every seed at every share of the labels; return the comparison object.
+
+    Args:
+        dataset: Catalogue name or folder.
+        start: What the fine-tuned arms start from.
+        seeds: Runs per arm; all arms use the seeds from the recipe's on.
+        out: Folder that holds the runs.
+        name: Folder of the comparison below `out`; None makes one.
+        arms: scratch, finetune, distilled, probe, and recipes by name; none takes scratch and
+            finetune, and with a teacher distilled.
+        fractions: Shares of the labelled images, in (0, 1]; none takes all of them. The
+            comparison is of the largest; the others add `label_efficiency`.
+        budget: `recipe` gives each arm its own recipe's length; `equal-images` gives all arms
+            the images of the fine-tuned one.
+        recipe_names: Recipe by arm; the default recipes where not given.
+        overrides: Recipe settings for all arms, by dotted location; those of a teacher are for
+            the arms that learn from one.
+        labels: What a reader must know to judge the figures.
+        start_name: What the start is called in tables; None takes its name or file name.
+        soup: Average the fine-tuned runs of two seeds or more into one more arm.
+        observer: Who is told what happens.
+
+    Raises:
+        UsageError: The name is taken, or what is asked for contradicts itself.
+        DataError: The arms would not see the same data.
+    """
+    observer, overrides = observer or Silent(), overrides or {}
+    refuse_taken_name(out, name, what="comparison")
+    shares = check_fractions(fractions, overrides)
+
+    # All that can be wrong is found before anything is trained
+    taught = any(key.startswith("distil.") for key in overrides)
+    chosen = choose_arms(
+        check_arm_names(arms, taught=taught),
+        dataset,
+        start=start,
+        recipe_names=recipe_names or {},
+        overrides=overrides,
+    )
+    with StopSignals(before_exit=observer.leave, hint=GO_ON) as stop:
+        plans = _plan_sizes(chosen, shares, budget, stop=stop, observer=observer)
+        recipes = _recipes(plans[-1].arms)
+        starts = check_all(recipes, plans[-1].inputs, stop=stop, known=read_starts(recipes))
+
+    # Every size, every seed, every arm, and the average of the fine-tuned runs
+    trained: list[dict[str, list[Trained]]] = []
+    for plan in plans:
+        size = f", {100 * plan.fraction:g}% of the labels" if len(plans) > 1 else ""
+        ready = Ready(plan.inputs, starts)
+        runs = _train_size(plan, ready, seeds=seeds, out=out, size=size, observer=observer)
+        if soup and len(runs.get(FINETUNE, ())) > 1:
+            runs[SOUP] = [_make_soup(runs[FINETUNE], plan, out=out, size=size, observer=observer)]
+        trained.append(runs)
+
+    # What they say: the largest size as a comparison of its own, all of them as curves
+    comparison = _read_off(
+        plans,
+        trained,
+        leading=_leading(chosen),
+        start=start_name or _start_name(chosen),
+        labels=[*labels, *_cautions(plans, chosen), *_known_labels(chosen, starts, plans)],
+        budget=budget,
+    )
+    return write_comparison(
+        comparison,
+        runs=trained[-1],
+        recipes={arm.name: arm.recipe.title for arm in chosen if not arm.is_probe},
+        out=out,
+        name=name,
+    )
+
+
+def _plan_sizes(
+    arms: Sequence[Arm],
+    shares: Sequence[float],
+    budget: Budget,
+    *,
+    stop: StopSignals,
+    observer: Observer,
+) -> list[SizePlan]:
+    """Load the images of every size, and settle how long each arm is trained on them."""
+    plans = []
+    for fraction in shares:
+        sized = [arm.with_recipe(data=at_fraction(arm.recipe, fraction).data) for arm in arms]
+        inputs = shared_inputs(_recipes(sized), stop=stop, observer=observer)
+        if len(shares) > 1 and has_own_val(sized[0].recipe, inputs):
+            sized = [arm.with_recipe(data=pooled(arm.recipe).data) for arm in sized]
+            inputs = shared_inputs(_recipes(sized), stop=stop, observer=observer)
+        if budget == "equal-images":
+            sized = with_equal_images(sized, len(inputs.train))
+        plans.append(SizePlan(fraction=fraction, inputs=inputs, arms=sized))
+    counts = [num_labels(plan.inputs) for plan in plans]
+    for plan, fewer, count in zip(plans[1:], counts, counts[1:], strict=False):
+        if count == fewer:
+            raise UsageError(
+                f"{100 * plan.fraction:g}% and the share before it are both {count} labelled "
+                "images",
+                hint="Take shares that lie further apart",
+            )
+    return plans
+
+
+def _train_size(
+    plan: SizePlan,
+    ready: Ready,
+    *,
+    seeds: int,
+    out: Path,
+    size: str,
+    observer: Observer,
+) -> dict[str, list[Trained]]:
+    """Return the finished runs of every arm, in order of seeds."""
+    trained: dict[str, list[Trained]] = {arm.name: [] for arm in plan.arms}
+    first_seed = _leading(plan.arms).recipe.run.seed
+    for seed in range(first_seed, first_seed + seeds):
+        for arm in plan.arms:
+            if arm.is_probe and trained[arm.name]:
+                continue  # nothing in it depends on the seed
+            of_seeds = (
+                "" if arm.is_probe else f", seed {seed} (run {seed - first_seed + 1} of {seeds})"
+            )
+            observer.note(f"\n{arm.name}{of_seeds}{size}")
+            do = probe_or_reuse if arm.is_probe else train_or_reuse
+            recipe = with_seed(arm.recipe, seed)
+            start = ready.start_of(recipe)
+            done = do(recipe, start, ready.inputs, out=out, observer=observer)
+            trained[arm.name].append(done)
+    return trained
+
+
+def _make_soup(
+    members: Sequence[Trained], plan: SizePlan, *, out: Path, size: str, observer: Observer
+) -> Trained:
+    """Average the weights of the fine-tuned runs of one size."""
+    recipe = next(arm.recipe for arm in plan.arms if arm.name == FINETUNE)
+    observer.note(f"\n{SOUP} of the {len(members)} fine-tuned runs{size}")
+    return make_soup(members, recipe, plan.inputs, out=out, observer=observer)
+
+
+def _read_off(
+    plans: Sequence[SizePlan],
+    trained: Sequence[Mapping[str, Sequence[Trained]]],
+    *,
+    leading: Arm,
+    start: str,
+    labels: Sequence[str],
+    budget: Budget,
+) -> dict[str, Any]:
+    """Return the comparison object of the runs of every size."""
+    measured = [
+        [_arm_runs(arm, runs, plan) for arm, runs in by_arm.items()]
+        for plan, by_arm in zip(plans, trained, strict=True)
+    ]
+    largest = plans[-1].inputs
+    comparison = build_comparison(
+        arms=measured[-1],
+        dataset=largest.name,
+        model=leading.recipe.model.name,
+        start=start,
+        budget=budget,
+        labels=labels,
+    )
+    comparison |= {"counts": largest.counts, "data_fingerprint": largest.fingerprint}
+    if len(plans) > 1:
+        comparison["label_efficiency"] = _efficiency(plans, measured)
+    return comparison
+
+
+def _recipes(arms: Sequence[Arm]) -> dict[str, Recipe]:
+    return {arm.name: arm.recipe for arm in arms}
+
+
+def _leading(arms: Sequence[Arm]) -> Arm:
+    """Return the arm whose model, start and seed speak for the comparison."""
+    return next((arm for arm in arms if arm.name == FINETUNE), arms[0])
+
+
+def _start_name(arms: Sequence[Arm]) -> str:
+    """Return what the first arm that starts from weights starts from; none where no arm does."""
+    starts = [arm.recipe.model.start for arm in arms]
+    return Path(next((start for start in starts if start != NONE), NONE)).name
+
+
+def _known_labels(
+    arms: Sequence[Arm], starts: Mapping[tuple[str, str], StartWeights], plans: Sequence[SizePlan]
+) -> list[str]:
+    """Return cautions on starts that have seen labels of these images."""
+    ready = Ready(plans[-1].inputs, starts)
+    named = {arm.recipe.model.start: ready.start_of(arm.recipe) for arm in arms}
+    return [
+        note
+        for start, weights in named.items()
+        for note in known_labels(start, weights, ready.inputs)
+    ]
+
+
+def _arm_runs(name: str, runs: Sequence[Trained], plan: SizePlan) -> ArmRuns:
+    souped = name == SOUP
+    arm = next(arm for arm in plan.arms if arm.name == (FINETUNE if souped else name))
+    model = arm.recipe.model
+    resolution = model.resolution or runs[0].result["resolution"]
+    # the paper has neither probes nor soups
+    paper = (
+        None
+        if souped or arm.is_probe
+        else paper_top1(
+            plan.inputs.dataset.info.name, model.name, arm.recipe.mode, resolution=resolution
+        )
+    )
+    return ArmRuns(
+        arm=name,
+        results=[run.result for run in runs],
+        correct=[answers_on_test(run.folder, plan.inputs) for run in runs],
+        paper_top1=paper.top1 if paper is not None else None,
+        paper_label=paper.label if paper is not None else "",
+        reused=sum(run.reused for run in runs),
+        soup_of=FINETUNE if souped else "",
+        facts={
+            "model": model.name,
+            "resolution": resolution,
+            "recipe": None if arm.is_probe else arm.recipe.title,
+        },
+    )
+
+
+def _cautions(plans: Sequence[SizePlan], arms: Sequence[Arm]) -> list[str]:
+    notes = limit_label(plans[-1].arms[0].recipe, plans[-1].inputs)
+    notes += [note for arm in arms for note in arm.notes]
+    if len(plans) > 1:
+        notes += validation_labels(
+            [(plan.fraction, plan.arms[0].recipe, plan.inputs) for plan in plans]
+        )
+    return notes
+
+
+def _efficiency(plans: Sequence[SizePlan], measured: Sequence[Sequence[ArmRuns]]) -> dict[str, Any]:
+    sizes = [
+        as_size(plan.fraction, num_labels(plan.inputs), arms)
+        for plan, arms in zip(plans, measured, strict=True)
+    ]
+    names = [arm.name for arm in plans[0].arms]
+    facts = [
+        {"counts": plan.inputs.counts, "data_fingerprint": plan.inputs.fingerprint}
+        for plan in plans
+    ]
+    baseline = SCRATCH if SCRATCH in names else names[0]
+    return label_efficiency(sizes, facts, baseline=baseline)

@@ -1,0 +1,170 @@
+"""Own what is found out before the first of many runs starts: one set of images, every start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deit_transfer.data.dataset import Progress
+from deit_transfer.engine.signals import StopSignals
+from deit_transfer.errors import DataError, DeitTransferError, UsageError
+from deit_transfer.models.pretrained import StartWeights, read_start
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.recipe.search_space import search_error
+from deit_transfer.training import build
+from deit_transfer.training.callbacks import Observer
+from deit_transfer.training.data_splits import Inputs, load_inputs
+
+GO_ON = "Run the same command again to go on; what is finished is reused"
+HELD_OUT = 0.1  # the schema's own share
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Hold the images that all runs see, and the weights they start from."""
+
+    inputs: Inputs
+    starts: Mapping[tuple[str, str], StartWeights]
+
+    def start_of(self, recipe: Recipe) -> StartWeights:
+        """Return what a recipe starts from."""
+        return self.starts[_start_key(recipe)]
+
+
+def make_ready(recipes: Mapping[str, Recipe], *, observer: Observer) -> Ready:
+    """Load the data and every start, and build every network once.
+
+    Args:
+        recipes: By what tells each apart, for messages; at least one.
+        observer: Who is told of data that is fetched or unpacked.
+
+    Raises:
+        StoppedError: A signal arrived; nothing was trained yet.
+        DataError: The recipes would not see the same images.
+        DeitTransferError: Something does not fit; all that is wrong is listed.
+    """
+    with StopSignals(before_exit=observer.leave, hint=GO_ON) as stop:
+        inputs = shared_inputs(recipes, stop=stop, observer=observer)
+        starts = check_all(recipes, inputs, stop=stop)
+    return Ready(inputs, starts)
+
+
+def check_all(
+    recipes: Mapping[str, Recipe],
+    inputs: Inputs,
+    *,
+    stop: StopSignals,
+    known: Mapping[tuple[str, str], StartWeights] | None = None,
+) -> dict[tuple[str, str], StartWeights]:
+    """Return every start for `Ready`, after all networks could be built; `known` are read already.
+
+    Raises:
+        DeitTransferError: Something does not fit; all that is wrong is listed.
+    """
+    starts = dict(known or {})
+    built: set[str] = set()
+    faults: dict[str, DeitTransferError] = {}
+    for label, recipe in recipes.items():
+        stop.check()
+        try:
+            if _start_key(recipe) not in starts:
+                start = read_start(recipe.model.start, model_name=recipe.model.name)
+                starts[_start_key(recipe)] = start
+            build.durations(recipe, num_images=len(inputs.train))
+            parts = (recipe.model, recipe.augment, recipe.schedule.progressive)
+            if (described := repr(parts)) not in built:
+                _build(recipe, inputs, starts[_start_key(recipe)])
+                built.add(described)
+        except DeitTransferError as error:
+            faults[label] = error
+    _raise_all(faults, num_recipes=len(recipes))
+    return starts
+
+
+def with_validation(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recipe, str | None]:
+    """Return the recipe with images held out to choose on, and a word on what was changed.
+
+    Raises:
+        UsageError: Choosing on test was asked for.
+    """
+    if overrides.get("data.select") == "test":
+        raise UsageError(
+            "a sweep chooses on validation images, never on test; data.select = 'test' "
+            "cannot be asked for",
+            hint="Leave data.select out; the winner's test figure is shown apart",
+        )
+    changed: dict[str, Any] = {}
+    if recipe.data.select == "test":
+        changed["select"] = "val"
+    if recipe.data.val_fraction == 0 and "data.val_fraction" not in overrides:
+        changed["val_fraction"] = HELD_OUT
+    if not changed:
+        return recipe, None
+    data = recipe.data.model_copy(update=changed)
+    listed = " and ".join(f"data.{name} = {value}" for name, value in changed.items())
+    return recipe.model_copy(update={"data": data}), f"{listed}, other than in the recipe"
+
+
+def read_starts(recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], StartWeights]:
+    """Read every start, each once; the first that cannot be read raises its own error."""
+    return {
+        _start_key(recipe): read_start(recipe.model.start, model_name=recipe.model.name)
+        for recipe in {_start_key(one): one for one in recipes.values()}.values()
+    }
+
+
+def _start_key(recipe: Recipe) -> tuple[str, str]:
+    return recipe.model.start, recipe.model.name
+
+
+def shared_inputs(
+    recipes: Mapping[str, Recipe], *, stop: StopSignals, observer: Observer
+) -> Inputs:
+    """Load the data once; every recipe's settings must describe the same images and splits.
+
+    Raises:
+        StoppedError: A signal arrived.
+        DataError: The recipes would not see the same images.
+    """
+    loaded: dict[str, Inputs] = {}
+    first: Inputs | None = None
+    for label, recipe in recipes.items():
+        settings = recipe.data.model_dump_json()
+        progress = _progress(recipe.data.dataset, stop, observer)
+        inputs = loaded.get(settings) or load_inputs(recipe.data, progress=progress)
+        loaded[settings] = inputs
+        first = first or inputs
+        if inputs.fingerprint != first.fingerprint:
+            raise DataError(
+                f"the runs would not see the same data: {label} has {inputs.counts}, "
+                f"{next(iter(recipes))} has {first.counts}",
+                hint="Give all of them the same [data] section",
+            )
+    if first is None:
+        raise ValueError("there must be at least one recipe")
+    return first
+
+
+def _progress(dataset: str, stop: StopSignals, observer: Observer) -> Progress:
+    def tell(done: int, total: int) -> None:
+        stop.check()
+        observer.loading(dataset, done, total)
+
+    return tell
+
+
+def _build(recipe: Recipe, inputs: Inputs, start: StartWeights) -> None:
+    """Build a network, to learn now whether it can be built."""
+    classifier, _ = build.network(recipe, inputs.class_names, start, torch.device("cpu"))
+    build.check_transforms(recipe, classifier)
+
+
+def _raise_all(faults: Mapping[str, DeitTransferError], *, num_recipes: int) -> None:
+    if not faults:
+        return
+    first = next(iter(faults.values()))
+    # what is wrong with every one of them is wrong with what they share
+    if len(faults) == num_recipes and len({error.message for error in faults.values()}) == 1:
+        raise first
+    raise search_error([f"{label}: {error.message}" for label, error in faults.items()])

@@ -1,0 +1,204 @@
+"""Own what a page about a run or a comparison holds, as plain values: the template's vocabulary.
+
+Percent in 0-100. Texts come as they are; escaping them is the template's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from deit_transfer.html_report.svg_charts import Chart
+from deit_transfer.html_report.thumbnails import Thumbnail
+
+Fact = tuple[str, str]
+
+
+class HeadRow(NamedTuple):
+    """Hold one head's scores on the test images, with the 95% interval of its top-1.
+
+    `top5` is None where there are so few classes that it says nothing.
+    """
+
+    name: str
+    top1: float
+    low: float
+    high: float
+    top5: float | None
+    mean_per_class: float
+    loss: float
+
+
+class ClassRow(NamedTuple):
+    """Hold one class's scores; `images` are those that are of the class."""
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class ConfusedRow(NamedTuple):
+    """Hold a pair of classes that was confused; `percent` is of the true class's images."""
+
+    true: str
+    given: str
+    images: int
+    percent: float
+
+
+class MatrixCell(NamedTuple):
+    """Hold a cell of a confusion matrix; `heat` (0 to 1) says how strongly it is coloured."""
+
+    images: int
+    percent: float
+    heat: float
+    right: bool
+
+
+class MatrixRow(NamedTuple):
+    """Hold a row of a confusion matrix: the class that images are of, and what they were given."""
+
+    name: str
+    cells: Sequence[MatrixCell]
+
+
+class Mistake(NamedTuple):
+    """Hold an image that was answered wrongly; `given_percent` and `true_percent` are the
+    probabilities of the answer and of the truth. Without a picture, `picture` is None."""
+
+    name: str
+    true: str
+    given: str
+    given_percent: float
+    true_percent: float
+    loss: float
+    picture: Thumbnail | None
+
+
+class AttentionMap(NamedTuple):
+    """Hold where one token looks, drawn over the image."""
+
+    caption: str
+    picture: Thumbnail
+
+
+class AttentionRow(NamedTuple):
+    """Hold an image, and the maps of it."""
+
+    caption: str
+    picture: Thumbnail
+    maps: Sequence[AttentionMap]
+
+
+class SettingRow(NamedTuple):
+    """Hold a setting in which a run differs from the recipe that it was made from."""
+
+    setting: str
+    value: str
+    default: str
+
+
+class Table(NamedTuple):
+    """Hold a plain table: column titles, and rows whose first cell names the row."""
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPage:
+    """Hold all that is told of one run; what is empty or None is left out of the page.
+
+    `sentences` begin with the answer; `classes` are in label order; `recipe` is its lines.
+    """
+
+    anchor: str
+    title: str
+    folder: str
+    sentences: Sequence[str]
+    cautions: Sequence[str]
+    facts: Sequence[Fact]
+    heads: Sequence[HeadRow]
+    charts: Sequence[Chart]
+    epochs: Table
+    classes: Sequence[ClassRow]
+    matrix: Sequence[MatrixRow]
+    confused: Sequence[ConfusedRow]
+    wrong: int
+    sure_and_wrong: int
+    worst: Sequence[Mistake]
+    confident: Sequence[Mistake]
+    pictures_note: str
+    attention: Sequence[AttentionRow]
+    recipe_base: str
+    settings: Sequence[SettingRow]
+    recipe: Sequence[str]
+    environment: Sequence[Fact]
+    provenance: Sequence[Fact]
+
+
+class ArmRow(NamedTuple):
+    """Hold one arm of a comparison: its scores as text, and where its bar and interval lie.
+
+    `interval` says over what the interval is taken. `low` and `high` are None without one.
+    """
+
+    name: str
+    top1: float
+    low: float | None
+    high: float | None
+    interval: str
+    cells: Sequence[str]
+    best: bool
+
+
+class DatasetAnswer(NamedTuple):
+    """Hold what the comparison on one dataset found, in words, and where it lies."""
+
+    dataset: str
+    answer: str
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetsPage:
+    """Hold comparisons on several datasets: a table of top-1, and the answer on each."""
+
+    title: str
+    table: Table
+    answers: Sequence[DatasetAnswer]
+    failed: Sequence[str]
+    cautions: Sequence[str]
+
+
+class Figure(NamedTuple):
+    """Hold a figure that was drawn before, and what it shows."""
+
+    caption: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonPage:
+    """Hold all that is told of a comparison.
+
+    `answer` is the comparison in words, `sentences` go on from it; `differences` hold one line
+    each; `arm_titles` name the cells of `arms`; `classes` are top-1 by class (rows) and arm
+    (columns); `tables` are further titled tables.
+    """
+
+    title: str
+    answer: str
+    sentences: Sequence[str]
+    differences: Sequence[str]
+    cautions: Sequence[str]
+    arm_titles: Sequence[str]
+    arms: Sequence[ArmRow]
+    charts: Sequence[Chart]
+    figures: Sequence[Figure]
+    tables: Sequence[tuple[str, Table]]
+    classes: Table
+    runs: Sequence[RunPage]
+    missing_runs: Sequence[str]
+    setup: Sequence[Fact]

@@ -1,0 +1,309 @@
+"""Own the fitting of start weights to a network, and the itemised report of it.
+
+Between plain and distilled networks, resolutions and patch grids. Nothing is dropped in silence:
+every tensor of the network, and every tensor of the start that finds no place, has one line.
+
+Shapes: T token positions, an h x w grid of patches, D dimensions.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from timm.layers import resample_patch_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from deit_transfer.errors import CheckpointError
+from deit_transfer.models.classifier import Classifier, head_names, is_head_key
+from deit_transfer.models.pos_embed import resize_grid, split_positions
+from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.variants import VARIANTS
+
+Action = Literal["copied", "interpolated", "initialised", "dropped"]
+
+POSITIONS = "pos_embed"
+PATCHES = "patch_embed.proj.weight"
+DISTIL_TOKEN = "dist_token"
+DISTIL_HEAD = "head_dist"
+
+
+@dataclass(frozen=True)
+class LoadItem:
+    """Say what happened to one tensor. `size` counts its scalars."""
+
+    key: str
+    action: Action
+    size: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Say what a network took from its start.
+
+    `items` has every tensor of the network once, then the start's tensors that were dropped.
+    `coverage` is the percentage of the backbone's parameters (heads apart) that were taken.
+    """
+
+    origin: str
+    items: tuple[LoadItem, ...]
+    coverage: float
+
+    @property
+    def percents(self) -> dict[Action, float]:
+        """Return the share of each action, 0..100.
+
+        Copied, interpolated and initialised are shares of the network's scalars and sum to 100;
+        dropped is the dropped size against the network's.
+        """
+        sizes: Counter[Action] = Counter()
+        for item in self.items:
+            sizes[item.action] += item.size
+        network = sum(sizes.values()) - sizes["dropped"]
+        actions: tuple[Action, ...] = ("copied", "interpolated", "initialised", "dropped")
+        return {action: 100.0 * sizes[action] / network for action in actions}
+
+    @property
+    def summary(self) -> list[str]:
+        """Return a line for each action that happened, naming what is not simply copied."""
+        lines = [f"start: {self.origin}"]
+        for action, percent in self.percents.items():
+            items = [item for item in self.items if item.action == action]
+            if items:
+                lines.append(f"{action}: {_share(percent)} ({_name_items(items)})")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return {
+            "origin": self.origin,
+            "coverage": self.coverage,
+            "percents": self.percents,
+            "items": [asdict(item) for item in self.items],
+        }
+
+
+def load_start(
+    classifier: Classifier,
+    start: StartWeights,
+    *,
+    min_coverage: float = 0.9,
+    keep_head: bool = False,
+) -> LoadReport:
+    """Load start weights into a freshly built network and report on every tensor.
+
+    Patch positions are interpolated to the network's grid; the tokens' own positions are never
+    touched. Whatever the start does not give stays as `build_classifier` drew it: the heads; and
+    from plain to distilled the distillation token and its position.
+
+    The heads are drawn anew even when the start has the same number of classes, because they
+    may be other classes; only `keep_head` says that they are the same.
+
+    Args:
+        classifier: As it comes from `build_classifier`.
+        start: From `read_start`; a start from nothing loads nothing.
+        min_coverage: Smallest acceptable share of the backbone's parameters, in 0..1.
+        keep_head: Take the start's heads too; its classes must be this network's. A
+            distillation head that the start lacks is drawn.
+
+    Raises:
+        CheckpointError: The start covers too little of the network, its patch positions are not
+            a square grid, or `keep_head` asks for a head that is not there. The network is
+            unchanged then.
+    """
+    backbone = classifier.backbone
+    heads = head_names(backbone)
+    source = dict(start.state_dict)
+    loaded: dict[str, Tensor] = {}
+    items: list[LoadItem] = []
+    for key, tensor in backbone.state_dict().items():
+        given = source.pop(key, None)
+        if is_head_key(key, heads):
+            value, item = _fit_head(key, tensor, given, start=start, keep_head=keep_head)
+        else:
+            value, item = _fit(key, tensor, given, classifier=classifier, start=start)
+        loaded[key] = value
+        items.append(item)
+    items += [_dropped(key, value) for key, value in source.items()]
+
+    report = LoadReport(start.origin, tuple(items), _coverage(classifier, items))
+    if not start.is_none:
+        _check_coverage(report, classifier, start, min_coverage=min_coverage)
+        if keep_head:
+            _check_heads(report, classifier, start)
+        backbone.load_state_dict(loaded, strict=True)
+    return report
+
+
+def _fit(
+    key: str, tensor: Tensor, given: Tensor | None, *, classifier: Classifier, start: StartWeights
+) -> tuple[Tensor, LoadItem]:
+    """Return the value for one tensor of the backbone, and what was done to get it."""
+    if given is None:
+        return tensor, LoadItem(key, "initialised", tensor.numel(), _absent(start))
+    is_transformer = isinstance(classifier.backbone, VisionTransformer)
+    if key == POSITIONS and is_transformer and given.shape[-1] == tensor.shape[-1]:
+        return _fit_positions(tensor, given, classifier=classifier, start=start)
+    if given.shape == tensor.shape:
+        return given, LoadItem(key, "copied", tensor.numel(), _dtype_detail(tensor, given))
+    if key == PATCHES and is_transformer and given.shape[:2] == tensor.shape[:2]:
+        new_size = [int(tensor.shape[2]), int(tensor.shape[3])]
+        detail = f"patches of {_grid(given.shape[2:])} resampled to {_grid(new_size)}"
+        resampled = resample_patch_embed(given.float(), new_size)
+        return resampled, LoadItem(key, "interpolated", tensor.numel(), detail)
+    detail = f"{_shape(given)} in the start, {_shape(tensor)} here"
+    return tensor, LoadItem(key, "initialised", tensor.numel(), detail)
+
+
+def _fit_positions(
+    tensor: Tensor, given: Tensor, *, classifier: Classifier, start: StartWeights
+) -> tuple[Tensor, LoadItem]:
+    """Fit position embeddings (1, T + h * w, D) to the network's tokens and patch grid."""
+    backbone: Any = classifier.backbone
+    # networks of the DeiT-III kind give their tokens no position
+    num_tokens = 0 if backbone.no_embed_class else backbone.num_prefix_tokens
+    given_tokens = num_tokens
+    if num_tokens and classifier.distilled != (DISTIL_TOKEN in start.state_dict):
+        given_tokens += -1 if classifier.distilled else 1
+    grid: tuple[int, int] = tuple(backbone.patch_embed.grid_size)
+    try:
+        tokens, patches = split_positions(given, num_tokens=given_tokens)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{POSITIONS} of {start.origin} cannot be fitted: {error}",
+            hint="Only square images are supported; start from weights trained on squares",
+        ) from error
+    details = [_dtype_detail(tensor, given)]
+    if given_tokens < num_tokens:
+        # Drawn, not copied from the class token: trained on ImageNet, that position is so large
+        # that a second token beside it disturbs the class token (linear top-1 on CIFAR-10 of
+        # DeiT-Ti's class embedding: 66 alone, 65 beside a drawn position, 58 beside a copy; 500
+        # images to fit, 300 to test).
+        drawn = tensor[:, given_tokens:num_tokens]
+        tokens = torch.cat([tokens.to(tensor.dtype), drawn], dim=1)  # (1, T, D)
+        details.append("the distillation token's position initialised")
+    elif given_tokens > num_tokens:
+        tokens = tokens[:, :num_tokens]
+        details.append("the distillation token's position dropped")
+    action: Action = "copied"
+    if patches.shape[1:3] != grid:
+        action = "interpolated"
+        details.append(f"patch grid {_grid(patches.shape[1:3])} to {_grid(grid)}, bicubic")
+    resized = resize_grid(patches, new_grid=grid).flatten(1, 2)  # (1, h * w, D)
+    value = torch.cat([tokens, resized], dim=1)
+    detail = "; ".join(detail for detail in details if detail)
+    return value, LoadItem(POSITIONS, action, tensor.numel(), detail)
+
+
+def _fit_head(
+    key: str, tensor: Tensor, given: Tensor | None, *, start: StartWeights, keep_head: bool
+) -> tuple[Tensor, LoadItem]:
+    """Return the value for one tensor of a head: drawn anew unless asked otherwise."""
+    if given is None:
+        return tensor, LoadItem(key, "initialised", tensor.numel(), _absent(start))
+    if keep_head and given.shape == tensor.shape:
+        return given, LoadItem(key, "copied", tensor.numel(), _dtype_detail(tensor, given))
+    if given.shape == tensor.shape:
+        # the names of the classes are not known here; model.keep_head goes by them
+        detail = (
+            f"new; model.keep_head keeps the start's if its {given.shape[0]} classes are the same"
+        )
+    else:
+        detail = f"{given.shape[0]} classes in the start, {tensor.shape[0]} here"
+    return tensor, LoadItem(key, "initialised", tensor.numel(), detail)
+
+
+def _absent(start: StartWeights) -> str:
+    """Say that the start lacks a tensor, unless it lacks all of them."""
+    return "" if start.is_none else "not in the start"
+
+
+def _dropped(key: str, value: Tensor) -> LoadItem:
+    """Say why a tensor of the start found no place."""
+    is_distil = key == DISTIL_TOKEN or key.startswith(f"{DISTIL_HEAD}.")
+    detail = "no distillation token in this network" if is_distil else "not in this network"
+    return LoadItem(key, "dropped", value.numel(), detail)
+
+
+def _coverage(classifier: Classifier, items: list[LoadItem]) -> float:
+    """Return the percentage of the backbone's parameters that the start gave."""
+    heads = head_names(classifier.backbone)
+    parameters = {key for key, _ in classifier.backbone.named_parameters()}
+    backbone = [i for i in items if i.key in parameters and not is_head_key(i.key, heads)]
+    taken = sum(item.size for item in backbone if item.action in ("copied", "interpolated"))
+    return 100.0 * taken / sum(item.size for item in backbone if item.action != "dropped")
+
+
+def _check_coverage(
+    report: LoadReport, classifier: Classifier, start: StartWeights, *, min_coverage: float
+) -> None:
+    """Refuse a start that gives too little of the backbone, saying what it looks like."""
+    if report.coverage >= 100.0 * min_coverage:
+        return
+    unfit = [item for item in report.items if item.action == "initialised" and item.detail]
+    example = f"; for instance {unfit[0].key}: {unfit[0].detail}" if unfit else ""
+    looks_like = guess_variant(start.state_dict)
+    raise CheckpointError(
+        f"the start ({start.origin}) covers {report.coverage:.1f}% of the parameters of "
+        f"{classifier.name}'s backbone; at least {100 * min_coverage:.0f}% is needed{example}",
+        hint=f"The weights look like {looks_like}: --model {looks_like}"
+        if looks_like
+        else f"Give weights of {classifier.name}, with timm's names",
+    )
+
+
+def _check_heads(report: LoadReport, classifier: Classifier, start: StartWeights) -> None:
+    """Refuse to keep a class head that the start does not have for these classes."""
+    class_head = head_names(classifier.backbone)[:1]
+    lost = [i for i in report.items if is_head_key(i.key, class_head) and i.action == "initialised"]
+    if lost:
+        raise CheckpointError(
+            f"the head of {start.origin} cannot be kept: {lost[0].key}: {lost[0].detail}",
+            hint="Fine-tune with a new head instead, or take the model the start was trained as",
+        )
+
+
+def guess_variant(state_dict: Mapping[str, Tensor]) -> str | None:
+    """Return the first variant with the width, depth and patch size of these tensors."""
+    patches = state_dict.get(PATCHES)
+    if patches is None or patches.ndim != 4:
+        return None
+    blocks = {key.split(".")[1] for key in state_dict if key.startswith("blocks.")}
+    found = (patches.shape[0], len(blocks), patches.shape[2], DISTIL_TOKEN in state_dict)
+    for variant in VARIANTS.values():
+        size = (variant.embed_dim, variant.depth, variant.patch_size, variant.distilled)
+        if size == found:
+            return variant.name
+    return None
+
+
+def _name_items(items: list[LoadItem]) -> str:
+    """Name a few tensors with their details, or only count them when they were just copied."""
+    detailed = [item for item in items if item.detail]
+    named = detailed if items[0].action != "copied" else [i for i in detailed if i.key == POSITIONS]
+    if not named:
+        return f"{len(items)} tensors"
+    shown = [f"{item.key}: {item.detail}" for item in named[:3]]
+    more = len(items) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+
+def _share(percent: float) -> str:
+    return f"{percent:.1f}%" if percent >= 0.1 or percent == 0 else "under 0.1%"
+
+
+def _dtype_detail(tensor: Tensor, given: Tensor) -> str:
+    if given.dtype == tensor.dtype:
+        return ""
+    return f"converted from {str(given.dtype).removeprefix('torch.')}"
+
+
+def _grid(size: Any) -> str:
+    return "x".join(str(int(side)) for side in size)
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))})"

@@ -1,0 +1,90 @@
+"""Own a network seen through several views of an image, and at another resolution than its own.
+
+Shapes: B images, R the network's resolution, S the side of the images given, K classes, V views.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from deit_transfer.batch import Heads
+from deit_transfer.models.checkpoint_adaptation import load_start
+from deit_transfer.models.classifier import Classifier, build_classifier
+from deit_transfer.models.pretrained import StartWeights
+
+Views = Literal["one", "flip", "five", "ten"]
+NUM_VIEWS: dict[Views, int] = {"one": 1, "flip": 2, "five": 5, "ten": 10}
+View = Callable[[Tensor], Tensor]
+
+
+class AveragedViews(nn.Module):
+    """Answer an image by the mean of the probabilities of several views, each head by itself.
+
+    The logits are the logarithms of these means, so that their softmax is the mean again.
+
+    Args:
+        classifier: The network, of resolution R.
+        views: `flip`, the image and its mirror image, of images (B, 3, R, R); `five`, the centre
+            and the four corners of images (B, 3, S, S) with S above R; `ten`, both.
+    """
+
+    def __init__(self, classifier: Classifier, *, views: Views) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.views = views
+
+    def forward(self, images: Tensor) -> Heads:
+        """Return the logits (B, K) of each head, as log-probabilities."""
+        seen = [self.classifier(view) for view in self._cut(images)]
+        distil = [heads.distil_logits for heads in seen if heads.distil_logits is not None]
+        return Heads(
+            mean_log_probabilities([heads.class_logits for heads in seen]),
+            mean_log_probabilities(distil) if distil else None,
+        )
+
+    def _cut(self, images: Tensor) -> list[Tensor]:
+        if self.views in ("five", "ten"):
+            pieces = five_crops(images, side=self.classifier.resolution)
+        else:
+            pieces = [images]
+        if self.views in ("flip", "ten"):
+            pieces += [piece.flip(-1) for piece in pieces]
+        return pieces
+
+
+def five_crops(images: Tensor, *, side: int) -> list[Tensor]:
+    """Cut the centre and the four corners, each (B, 3, side, side), out of images (B, 3, S, S)."""
+    last = images.shape[-1] - side
+    middle = round(last / 2)
+    corners = [(middle, middle), (0, 0), (0, last), (last, 0), (last, last)]
+    return [images[..., top : top + side, left : left + side] for top, left in corners]
+
+
+def mean_log_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    """Return log of the mean softmax (B, K) of V logits (B, K), without underflow."""
+    logs = torch.stack([one.float().log_softmax(dim=-1) for one in logits])  # (V, B, K)
+    return logs.logsumexp(dim=0) - math.log(len(logits))
+
+
+def at_resolution(classifier: Classifier, resolution: int) -> Classifier:
+    """Return the network for another resolution; its patch positions are interpolated bicubically.
+
+    Raises:
+        UsageError: The patches do not divide the resolution.
+    """
+    if resolution == classifier.resolution:
+        return classifier
+    other = build_classifier(
+        name=classifier.name,
+        num_classes=classifier.num_classes,
+        resolution=resolution,
+        two_class_tokens=classifier.two_class_tokens,
+    )
+    weights = StartWeights(classifier.backbone.state_dict(), f"{classifier.name} itself")
+    load_start(other, weights, keep_head=True)
+    other.mean, other.std = classifier.mean, classifier.std
+    device = next(classifier.parameters()).device
+    return other.to(device).eval()

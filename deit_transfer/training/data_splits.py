@@ -1,0 +1,116 @@
+"""Own which images a run trains on, selects on and is scored on."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deit_transfer.data.adapters.folder import FOLDER
+from deit_transfer.data.catalog import load_dataset
+from deit_transfer.data.dataset import Dataset, ImageSet, Options, Progress, Split, join
+from deit_transfer.data.fingerprint import fingerprint, label_fingerprint
+from deit_transfer.data.splits import carve_val, keep_classes, take_limit
+from deit_transfer.errors import DataError, UsageError
+from deit_transfer.recipe import schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Hold the three splits of a run; `val` is None where nothing is held out for selection.
+
+    `fingerprint` names the images, labels and splits: equal only for equal data.
+    `label_fingerprint` names the dataset whatever files it was read from.
+    """
+
+    dataset: Dataset
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet
+    fingerprint: str
+    label_fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Return what tables call the dataset; see `spoken_name`."""
+        return spoken_name(self.dataset)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.dataset.class_names
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the images per split."""
+        val = {"val": len(self.val)} if self.val is not None else {}
+        return {"train": len(self.train), **val, "test": len(self.test)}
+
+
+def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> Inputs:
+    """Load a dataset and cut it as the recipe says; the test split is never touched.
+
+    The labelled images are first limited, then a validation split is carved from what is
+    left, unless the dataset has its own: a limit of 5,000 buys 5,000 labels in all.
+    """
+    dataset = load_official(settings, progress=progress)
+    train, val = dataset.splits["train"], dataset.splits.get("val")
+    if settings.train_on == "train+val":
+        if val is None:
+            raise UsageError(
+                f"{dataset.info.name} has no val split that could be trained on as well",
+                hint="Leave data.train_on out, or set it to train: --set data.train_on=train",
+            )
+        train, val = join([train, val]), None
+        note = f"train and val are joined: {len(train):,} labelled images"
+        dataset = replace(dataset, notes=[*dataset.notes, note])
+    if settings.train_limit is not None or settings.fraction is not None:
+        kept = take_limit(
+            train.labels,
+            limit=settings.train_limit,
+            fraction=settings.fraction,
+            seed=settings.split_seed,
+        )
+        train = train.subset(kept)
+    if val is None and settings.val_fraction > 0:
+        share = min(settings.val_fraction, settings.val_limit / len(train))
+        train_part, val_part = carve_val(train.labels, fraction=share, seed=settings.split_seed)
+        train, val = train.subset(train_part), train.subset(val_part)
+    if val is None and settings.select == "val":
+        raise UsageError(
+            "data.select = 'val' needs validation images; data.val_fraction = 0 sets none aside",
+            hint="Use --set data.val_fraction=0.1, or --set data.select=last",
+        )
+    splits: dict[Split, ImageSet] = {"train": train, "test": dataset.splits["test"]}
+    if val is not None:
+        splits["val"] = val
+    return Inputs(
+        dataset=dataset,
+        train=train,
+        val=val,
+        test=dataset.splits["test"],
+        fingerprint=fingerprint(splits, class_names=dataset.class_names),
+        label_fingerprint=label_fingerprint(dataset.splits, class_names=dataset.class_names),
+    )
+
+
+def spoken_name(dataset: Dataset) -> str:
+    """Return what tables call a dataset: its name in the catalogue, or that of its folder."""
+    return dataset.info.title if dataset.info.name == FOLDER.name else dataset.info.name
+
+
+def load_official(settings: schema.Data, *, progress: Progress | None = None) -> Dataset:
+    """Load the dataset that a recipe names, with its own splits and the classes asked for.
+
+    Raises:
+        DataError: It has nothing to train on, or nothing to score.
+    """
+    dataset = load_dataset(
+        settings.dataset,
+        data_dir=Path(settings.data_dir) if settings.data_dir is not None else None,
+        options=Options(level=settings.level, class_order=settings.class_order),
+        progress=progress,
+    )
+    absent = {"train", "test"} - dataset.splits.keys()
+    if absent:
+        raise DataError(
+            f"{dataset.info.name} has no {' and no '.join(sorted(absent))} images",
+            hint=f"It only scores: deit-transfer evaluate RUN {settings.dataset}",
+        )
+    return keep_classes(dataset, settings.classes) if settings.classes else dataset

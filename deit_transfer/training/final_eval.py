@@ -1,0 +1,108 @@
+"""Own the end of a run: the one scoring of the test split, and the files that hold the result."""
+
+from typing import Any
+
+import torch
+
+from deit_transfer.analysis.statistics import wilson_interval
+from deit_transfer.data.dataset import ImageSet
+from deit_transfer.engine.inference import Predictions, head_scores
+from deit_transfer.models.pretrained import write_model_files
+from deit_transfer.paper.values import paper_top1
+from deit_transfer.runs.folder import PREDICTIONS_FILE, RESULT_FILE
+from deit_transfer.runs.predictions import stored_from, write_predictions
+from deit_transfer.training.trainer import Session
+
+
+def finish(session: Session, *, teacher_top1: float | None) -> dict[str, Any]:
+    """Score the selected weights once on test, write the result, and return it."""
+    weights, chosen = session.selected_weights()
+    session.blueprint.classifier.load_state_dict(weights)
+    session.observer.scoring("test")
+    predictions = session.predict(session.blueprint.classifier, session.blueprint.inputs.test)
+    result = _result(session, predictions, chosen)
+    if teacher_top1 is not None:
+        result["teacher_top1"] = teacher_top1
+    if session.blueprint.world.is_main:
+        write_model_files(
+            session.folder.path,
+            session.blueprint.classifier,
+            class_names=session.blueprint.inputs.class_names,
+        )
+        write_predictions(
+            session.folder.path / PREDICTIONS_FILE,
+            stored_from(predictions, session.blueprint.inputs.test),
+        )
+        # last: a run that has a result has everything
+        session.folder.write_json(RESULT_FILE, result)
+    return result
+
+
+def score_facts(predictions: Predictions, images: ImageSet) -> dict[str, Any]:
+    """Return the scores of a split as plain values, in percent; `heads` for distilled models."""
+    right = None
+    if images.label_sets is not None:
+        mask = images.label_sets.mask(predictions.class_logits.shape[1])
+        right = torch.from_numpy(mask)[predictions.indices]
+    heads = head_scores(predictions, right)
+    joint = heads["joint"]
+    interval = wilson_interval(round(joint.top1 * joint.n / 100), joint.n)
+    facts: dict[str, Any] = {
+        "top1": joint.top1,
+        "top5": joint.top5,
+        "mean_per_class": joint.mean_per_class,
+        "loss": joint.loss,
+        "top1_ci95": [interval.low, interval.high],
+        "num_test_images": joint.n,
+        "num_classes": predictions.class_logits.shape[1],
+    }
+    if predictions.distil_logits is not None:
+        facts["heads"] = {name: scores.top1 for name, scores in heads.items()}
+    return facts
+
+
+def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) -> dict[str, Any]:
+    recipe, progress = session.blueprint.recipe, session.progress
+    resolution = session.blueprint.classifier.resolution
+    inputs = session.blueprint.inputs
+    published = inputs.dataset.info.name
+    paper = paper_top1(published, recipe.model.name, recipe.mode, resolution=resolution)
+    last = session.records[-1]
+    plan, repeats = session.blueprint.durations, recipe.augment.repeats
+    session.count_seconds()
+    result: dict[str, Any] = {
+        "run": str(session.folder),
+        "mode": recipe.mode,
+        "dataset": inputs.name,
+        "model": recipe.model.name,
+        "start": recipe.model.start,
+        "seed": recipe.run.seed,
+        **score_facts(predictions, inputs.test),
+        "headline": recipe.data.headline,
+        "images_seen": progress.images_seen,
+        "epochs": session.blueprint.durations.epochs,
+        "unique_images_per_epoch": -(-plan.images_per_epoch // repeats),
+        # repeated augmentation shows fewer images more often: three views are one pass
+        "passes": progress.images_seen / repeats / len(inputs.train),
+        "steps": progress.steps_done,
+        "skipped_steps": progress.skipped_steps,
+        "seconds": progress.seconds,
+        "train_seconds": progress.train_seconds,
+        "images_per_second": progress.images_seen / max(progress.train_seconds, 1e-9),
+        "data_wait_percent": 100 * progress.wait_seconds / max(progress.train_seconds, 1e-9),
+        "resolution": resolution,
+        "selected_epoch": chosen["epoch"],
+        "weights": chosen["weights"],
+        "selected_on": recipe.data.select,
+        "selects_on_test": recipe.data.select == "test",
+        "val_top1_raw": last.get("val_top1"),
+        "val_top1_ema": last.get("ema_top1"),
+        "teacher_agreement": last.get("teacher_agreement"),
+        "counts": inputs.counts,
+        "data_fingerprint": session.blueprint.inputs.fingerprint,
+        "device": str(session.blueprint.device),
+        "precision": session.blueprint.precision.name,
+    }
+    if paper is not None:
+        result |= {"paper_top1": paper.top1, "paper_label": paper.label}
+    return result

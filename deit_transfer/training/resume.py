@@ -1,0 +1,171 @@
+"""Own taking possession of a run folder: a new one, or the one to go on with."""
+
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from deit_transfer.engine.distributed import World
+from deit_transfer.errors import ResourceError, StoppedError, UsageError
+from deit_transfer.recipe.durations import Durations
+from deit_transfer.recipe.loader import differing_values, dump_recipe, load_recipe
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.runs.environment import describe_environment
+from deit_transfer.runs.folder import (
+    CLASSES_FILE,
+    ENVIRONMENT_FILE,
+    KEY_FILE,
+    RECIPE_FILE,
+    RunFolder,
+    create_named_folder,
+    taken,
+)
+from deit_transfer.runs.key import PLACE_SETTINGS, find_by_key
+from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.setup import Agreed, Blueprint
+
+AGREED_FILE = "agreed.json"
+LOAD_REPORT_FILE = "load_report.json"
+
+
+def find_earlier_run(
+    out: Path, name: str | None, recipe: Recipe, *, key: str, resume: bool, world: World
+) -> RunFolder | None:
+    """Return the run to go on with, the same in all ranks; None where a new one is to start.
+
+    Raises:
+        UsageError: The name is taken: by another run, or by this one and resume is not asked for.
+    """
+    found = _find_earlier(out, name, recipe, key, resume) if world.is_main else None
+    path = world.broadcast(str(found) if found is not None else "")
+    return RunFolder(Path(path)) if path else None
+
+
+def start_run_folder(
+    out: Path, name: str | None, recipe: Recipe, *, key: str, world: World
+) -> RunFolder:
+    """Make a new run folder, the same in all ranks; races for a name have one winner.
+
+    Raises:
+        UsageError: The name is taken.
+        ResourceError: The folder cannot be written.
+    """
+    folder = _start(out, name, recipe, key) if world.is_main else None
+    return RunFolder(Path(world.broadcast(str(folder))))
+
+
+@contextmanager
+def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
+    """Hold the run folder's lock and keep its status file true, however the run ends."""
+    if not world.is_main:
+        yield
+        return
+    with folder.lock():
+        folder.set_status("running")
+        folder.log(f"process {os.getpid()} works on the run")
+        try:
+            yield
+        except StoppedError as stopped:
+            _note_end(folder, "stopped", stopped.message, stopped.message)
+            raise
+        except BaseException as error:
+            text = str(error) or type(error).__name__
+            _note_end(folder, "failed", text, f"failed: {error!r}\n{traceback.format_exc()}")
+            raise
+        folder.set_status("done")
+        folder.log("done")
+
+
+def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
+    """Write down what was settled for the run, its classes, its data and what its start gave."""
+    if not blueprint.world.is_main:
+        return
+    inputs, report = blueprint.inputs, blueprint.load_report
+    agreed = Agreed(durations=blueprint.durations, attention=blueprint.attention)
+    folder.write_json(AGREED_FILE, asdict(agreed))
+    record_data(folder, inputs)
+    origin = {"start": blueprint.recipe.model.start, "origin": blueprint.start.origin}
+    folder.write_json(LOAD_REPORT_FILE, origin | (report.to_dict() if report is not None else {}))
+
+
+def record_data(folder: RunFolder, inputs: Inputs) -> None:
+    """Write down a run's classes, in label order, and which images it saw."""
+    folder.write_json(CLASSES_FILE, {"class_names": list(inputs.class_names)})
+    folder.write_json(
+        "data.json",
+        {
+            "dataset": inputs.name,
+            "layout": inputs.dataset.layout,
+            "root": str(inputs.dataset.root) if inputs.dataset.root is not None else None,
+            "notes": list(inputs.dataset.notes),
+            "counts": inputs.counts,
+            "fingerprint": inputs.fingerprint,
+            "label_fingerprint": inputs.label_fingerprint,
+        },
+    )
+
+
+def read_agreed(folder: RunFolder) -> Agreed | None:
+    """Return what was settled when a run first started; None for a run that has not."""
+    stored = folder.read_json(AGREED_FILE)
+    if not stored:
+        return None
+    return Agreed(durations=Durations(**stored["durations"]), attention=stored["attention"])
+
+
+def _note_end(folder: RunFolder, state: str, detail: str, line: str) -> None:
+    # where nothing can be written, the error that is on its way says why
+    with suppress(OSError, ResourceError):
+        folder.set_status(state, detail)
+        folder.log(line)
+
+
+def _start(out: Path, name: str | None, recipe: Recipe, key: str) -> RunFolder:
+    dataset = Path(recipe.data.dataset).name
+    automatic = f"{dataset}/{recipe.mode}-{recipe.model.name}-seed{recipe.run.seed}"
+    folder = create_named_folder(out, name, automatic=automatic)
+    _begin(folder, recipe, key)
+    return folder
+
+
+def _begin(folder: RunFolder, recipe: Recipe, key: str) -> None:
+    folder.write_json(KEY_FILE, {"key": key})
+    folder.write_json(ENVIRONMENT_FILE, describe_environment())
+    # last: a folder that has a recipe is a run
+    folder.write_text(RECIPE_FILE, dump_recipe(recipe))
+
+
+def _find_earlier(
+    out: Path, name: str | None, recipe: Recipe, key: str, resume: bool
+) -> RunFolder | None:
+    """Return the run to go on with: the one of that name, or an unfinished one of that key."""
+    if name is None:
+        if not resume:
+            return None
+        return find_by_key(out, key, finished=False) or find_by_key(out, key, finished=True)
+    folder = RunFolder(out / name)
+    if not folder.path.exists():
+        return None
+    if not resume or not (folder.is_run or folder.was_cut_off_at_birth):
+        raise taken(folder)
+    if not folder.is_run:
+        _begin(folder, recipe, key)
+    if folder.read_json(KEY_FILE).get("key") != key:
+        changed = _changes(load_recipe(str(folder.path / RECIPE_FILE)), recipe)
+        raise UsageError(
+            f"{folder} was started with another recipe, other data or another start: {changed}",
+            hint="Repeat the settings it was started with, or give the new run another --name",
+        )
+    return folder
+
+
+def _changes(before: Recipe, now: Recipe) -> str:
+    changes = {
+        key: values
+        for key, values in differing_values(before, now).items()
+        if key not in PLACE_SETTINGS
+    }
+    listed = ", ".join(f"{key} was {a} and is {b}" for key, (a, b) in changes.items())
+    return listed or "the images, their labels or the weights have changed"

@@ -1,0 +1,138 @@
+"""Own all that is decided before the first step: where, on what, from what, and for how long."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from deit_transfer.engine.distributed import World
+from deit_transfer.engine.glibc_malloc import keep_freed_memory
+from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
+from deit_transfer.models.checkpoint_adaptation import LoadReport
+from deit_transfer.models.classifier import Attention, Classifier, choose_attention, set_attention
+from deit_transfer.models.compile import compile_network
+from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.recipe.durations import Durations
+from deit_transfer.recipe.schema import Recipe
+from deit_transfer.training import build
+from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.time_budget import fit_budget, images_per_second, training_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """Hold what was settled by timing when a run first started, and must stay when it resumes."""
+
+    durations: Durations
+    attention: Attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """Hold a run that is ready to start.
+
+    `keeps_memory` says that the C library was told to keep freed blocks; `estimated_s` is None
+    where nothing was timed.
+    """
+
+    recipe: Recipe
+    inputs: Inputs
+    start: StartWeights
+    classifier: Classifier
+    load_report: LoadReport | None
+    durations: Durations
+    device: torch.device
+    precision: Precision
+    attention: Attention
+    keeps_memory: bool
+    estimated_s: float | None
+    world: World
+
+
+def draw_blueprint(
+    recipe: Recipe,
+    inputs: Inputs,
+    start: StartWeights,
+    *,
+    world: World,
+    agreed: Agreed | None = None,
+) -> Blueprint:
+    """Decide everything that a run needs before its first step.
+
+    Args:
+        recipe: What is asked for.
+        inputs: The images.
+        start: The weights to start from.
+        world: The processes that will train together.
+        agreed: What was settled when the run was first started, when it is resumed.
+    """
+    device = resolve_device(recipe.run.device, local_rank=world.local_rank)
+    precision = resolve_precision(recipe.run.precision, device)
+    keeps_memory = device.type == "cpu" and keep_freed_memory()
+    classifier, load_report = build.network(recipe, inputs.class_names, start, device)
+    build.check_transforms(recipe, classifier)
+    asked = agreed.attention if agreed is not None else recipe.run.attention
+    attention = _settle_attention(asked, classifier, device, precision, world)
+    durations = (
+        agreed.durations
+        if agreed is not None
+        else build.durations(recipe, num_images=len(inputs.train))
+    )
+    side = classifier.resolution
+    speeds = {
+        pixels: world.size
+        * images_per_second(
+            classifier,
+            resolution=pixels,
+            batch_size=build.micro_batch_size(recipe, world),
+            device=device,
+            precision=precision,
+        )
+        for pixels in {side, *(min(pixels, side) for pixels, _ in recipe.schedule.progressive)}
+    }
+    estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
+    if recipe.run.time_budget_minutes is not None and agreed is None:
+        budget_s = 60 * recipe.run.time_budget_minutes
+        durations = world.broadcast(
+            fit_budget(durations, estimated_s=estimated_s, budget_s=budget_s)
+        )
+        estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
+    if recipe.run.compile:
+        compile_network(classifier, device=device)
+    return Blueprint(
+        recipe=recipe,
+        inputs=inputs,
+        start=start,
+        classifier=classifier,
+        load_report=load_report,
+        durations=durations,
+        device=device,
+        precision=precision,
+        attention=attention,
+        keeps_memory=keeps_memory,
+        estimated_s=estimated_s,
+        world=world,
+    )
+
+
+def _settle_attention(
+    asked: Literal["auto", "fused", "plain"],
+    classifier: Classifier,
+    device: torch.device,
+    precision: Precision,
+    world: World,
+) -> Attention:
+    """Set the attention kernel that is asked for, or the faster one; return its name.
+
+    All processes take the main one's choice: the kernels differ in their last bits.
+    """
+    chosen: Attention
+    if asked != "auto":
+        chosen = asked
+    else:
+        timed = choose_attention(
+            classifier, resolution=classifier.resolution, device=device, dtype=precision.dtype
+        )
+        chosen = world.broadcast(timed.attention)
+    set_attention(classifier, chosen)
+    return chosen

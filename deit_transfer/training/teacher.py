@@ -1,0 +1,140 @@
+"""Own bringing in a teacher: finding it, checking that it can teach these classes, asking it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deit_transfer.analysis.statistics import wilson_interval
+from deit_transfer.batch import Batch
+from deit_transfer.data.dataset import ImageSet
+from deit_transfer.engine.inference import head_scores
+from deit_transfer.engine.signals import StopSignals
+from deit_transfer.errors import CheckpointError
+from deit_transfer.models.checkpoint_adaptation import load_start
+from deit_transfer.models.classifier import Classifier, build_classifier
+from deit_transfer.models.pretrained import IMAGENET, read_model, read_start
+from deit_transfer.models.teacher import Teacher
+from deit_transfer.training import build
+from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.predict_split import answer
+from deit_transfer.training.setup import Blueprint
+from deit_transfer.training.teacher_cache import TeacherCache, describe_questions
+
+IMAGENET_CLASSES = 1000
+CHECKED_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Hold a checked teacher; `top1` is its accuracy in percent on held-out images."""
+
+    name: str
+    teacher: Teacher
+    top1: float
+    checked_on: str
+    cache: TeacherCache | None = None
+
+    @property
+    def description(self) -> str:
+        """Say who teaches and how well."""
+        return f"teacher: {self.name}, {self.top1:.1f}% top-1 on {self.checked_on}"
+
+    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return the teacher's logits (B, K) on what the student sees (B, 3, H, W)."""
+        return self.teacher(images) if self.cache is None else self.cache(images, batch)
+
+
+def find_teacher(blueprint: Blueprint, *, stop: StopSignals) -> Teaching | None:
+    """Load and check the recipe's teacher; None where the recipe has none.
+
+    Raises:
+        CheckpointError: The teacher's classes are not the student's, or it knows no more of
+            them than chance.
+    """
+    recipe, inputs, student = blueprint.recipe, blueprint.inputs, blueprint.classifier
+    name = recipe.distil.teacher
+    if name is None:
+        return None
+    classifier = _load(name, inputs, blueprint.device)
+    # the held-out images that selection uses; where there are none, some of train
+    checked, where = (inputs.val, "val") if inputs.val is not None else (inputs.train, "train")
+    checked = checked.subset(range(0, len(checked), -(-len(checked) // CHECKED_IMAGES)))
+    scores = head_scores(
+        answer(
+            classifier,
+            build.scoring_batches(recipe, checked, classifier, blueprint.world),
+            classifier=classifier,
+            device=blueprint.device,
+            precision=blueprint.precision,
+            world=blueprint.world,
+            stop=stop,
+        )
+    )["joint"]
+    _check_above_chance(name, scores.top1, checked, where, len(inputs.class_names))
+    teacher = Teacher(classifier, student_mean=student.mean, student_std=student.std)
+    cache = None
+    if recipe.distil.cache is not None:
+        seed = build.augment_seed(recipe)
+        cache = TeacherCache(
+            Path(recipe.distil.cache),
+            description=describe_questions(
+                recipe,
+                data_fingerprint=inputs.fingerprint,
+                augment_seed=seed,
+                teacher=classifier,
+                student=student,
+                micro_batch_size=build.micro_batch_size(recipe, blueprint.world),
+                epochs=blueprint.durations.epochs,
+            ),
+            ask=teacher,
+            num_images=len(inputs.train),
+            repeats=recipe.augment.repeats,
+            num_classes=len(inputs.class_names),
+            top_k=recipe.distil.cache_top_k if recipe.distil.kind == "soft" else None,
+        )
+    return Teaching(name, teacher, scores.top1, where, cache)
+
+
+def _load(name: str, inputs: Inputs, device: torch.device) -> Classifier:
+    if Path(name).is_dir():
+        classifier, class_names = read_model(Path(name), device=device)
+        if class_names != inputs.class_names:
+            raise CheckpointError(
+                f"the teacher {name} knows other classes ({_few(class_names)}) than the student "
+                f"is to learn ({_few(inputs.class_names)})",
+                hint=_fit_hint(inputs),
+            )
+        return classifier
+    if len(inputs.class_names) != IMAGENET_CLASSES:
+        raise CheckpointError(
+            f"the teacher {name} is no run folder, and a network with ImageNet's 1000 classes "
+            f"has only a random head for these {len(inputs.class_names)}",
+            hint=_fit_hint(inputs),
+        )
+    classifier = build_classifier(name=name, num_classes=IMAGENET_CLASSES)
+    load_start(classifier, read_start(IMAGENET, model_name=name), keep_head=True)
+    return classifier.to(device)
+
+
+def _check_above_chance(
+    name: str, top1: float, checked: ImageSet, where: str, num_classes: int
+) -> None:
+    chance = 100 / num_classes
+    low = wilson_interval(round(top1 * len(checked) / 100), len(checked)).low
+    if low <= chance:
+        raise CheckpointError(
+            f"the teacher {name} gets {top1:.1f}% of {len(checked)} {where} images right, no more "
+            f"than the {chance:.1f}% of chance",
+            hint="Train the teacher longer, or check that its classes are in the same order",
+        )
+
+
+def _few(class_names: tuple[str, ...]) -> str:
+    shown = ", ".join(class_names[:4])
+    return f"{shown}, ... {len(class_names)} in all" if len(class_names) > 4 else shown
+
+
+def _fit_hint(inputs: Inputs) -> str:
+    return f"Fit one: deit-transfer teacher fit {inputs.name} --model resnet18"
