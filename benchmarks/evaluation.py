@@ -14,7 +14,7 @@ import torch
 from machine import Work, time_against_timm, wait_for
 
 from deit_transfer.batch import Batch
-from deit_transfer.data.pipeline.batch_transforms import normalise
+from deit_transfer.data.pipeline.batch_transforms import normalize
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.inference import predict
 from deit_transfer.engine.precision import resolve_device, resolve_precision
@@ -75,7 +75,7 @@ def our_scoring(*, name: str, batch_size: int, resolution: int, device_name: str
             batches,
             device=device,
             precision=precision,
-            normalise=partial(normalise, mean=classifier.mean, std=classifier.std),
+            normalize=partial(normalize, mean=classifier.mean, std=classifier.std),
         )
         wait_for(device)
 

@@ -43,7 +43,7 @@ def memory_mb(pid: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", help="Catalogue name or folder, such as CIFAR-10 in folders")
+    parser.add_argument("dataset", help="Catalog name or folder, such as CIFAR-10 in folders")
     parser.add_argument("--model", default="deit_tiny_patch16_224")
     parser.add_argument("--batch-size", default="64")
     parser.add_argument("--workers", default="2")

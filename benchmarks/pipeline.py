@@ -4,7 +4,7 @@
     python benchmarks/pipeline.py --images TREE/train
 
 Both sides crop, flip and apply RandAugment (rand-m9-mstd0.5-inc1), and give uint8: timm's
-transform in the form that its prefetching loader takes, ours as our loader takes it. Normalising
+transform in the form that its prefetching loader takes, ours as our loader takes it. Normalizing
 and erasing come later on both. Photographs are decoded from JPEG each time by both. Small images
 are decoded each time by timm, and by us once for the whole run, as the program does; the line
 `ours, decoding each time` shows what is left without that.
@@ -31,7 +31,7 @@ PHOTO_SIZE = (500, 375)  # ImageNet's usual width and height
 
 
 def made_up_jpegs(count: int, size: tuple[int, int]) -> list[bytes]:
-    """Return JPEG files of smooth colour fields with some grain, about as hard as photographs."""
+    """Return JPEG files of smooth color fields with some grain, about as hard as photographs."""
     generator = np.random.default_rng(0)
     files = []
     for _ in range(count):

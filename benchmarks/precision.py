@@ -17,14 +17,14 @@ from typing import Any
 from machine import describe_machine
 
 from deit_transfer.engine.loop import StepReport
-from deit_transfer.training.callbacks import Silent
+from deit_transfer.training.callbacks import NoCallbacks
 from deit_transfer.training.choose_recipe import choose_recipe
 from deit_transfer.training.train import train
 
 FORMATS = ("fp32", "bf16")
 
 
-class Losses(Silent):
+class Losses(NoCallbacks):
     """Listen to a run for the loss of each step."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ def train_once(given: argparse.Namespace, precision: str, seed: int) -> tuple[li
     recipe = choose_recipe("finetune", given.tree, start=given.weights, overrides=overrides)
     heard = Losses()
     with tempfile.TemporaryDirectory() as out:
-        result = train(recipe, out=Path(out), observer=heard)
+        result = train(recipe, out=Path(out), callbacks=heard)
     return heard.of_step, result["top1"]
 
 

@@ -5,7 +5,7 @@
 TREE is CIFAR-10 in folders (train/CLASS, test/CLASS), WEIGHTS a file with the ImageNet weights of
 the model. Every setting trains on the same number of images and is scored on all test images after
 each epoch. Seconds are those of the training steps, loading included and scoring left out, up to
-the end of the first epoch that reaches the goal. timm's train.py gets our recipe's optimiser, rate,
+the end of the first epoch that reaches the goal. timm's train.py gets our recipe's optimizer, rate,
 layer decay and augmentation, at two resolutions and several lengths, and bf16 where the hardware
 computes in it.
 """
@@ -51,7 +51,7 @@ OURS = {
     "224 px, 3 epochs (the recipe)": ["--epochs", "3"],
 }
 
-# timm's: the same optimiser, rate, decay and augmentation as our recipe, at the same resolutions
+# timm's: the same optimizer, rate, decay and augmentation as our recipe, at the same resolutions
 TIMM = {
     "timm train.py, 112 px, 2 epochs": [
         *("--img-size", "112", "--model-kwargs", "img_size=112", "--epochs", "2")
@@ -88,7 +88,7 @@ def train_ours(
             *(sys.executable, "-m", "deit_transfer", "finetune", str(tree)),
             *("--from", str(weights), "--model", MODEL, "--train-limit", str(limit)),
             *("--batch-size", str(BATCH_SIZE), "--seed", str(seed), "--out", out, "--name", "run"),
-            # all labelled images train, as timm's do; test is scored each epoch to draw the curve
+            # all labeled images train, as timm's do; test is scored each epoch to draw the curve
             *("--set", "data.val_fraction=0", "--set", "data.select=test"),
             *("--json", "--quiet", *arguments),
         ]

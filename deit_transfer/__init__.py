@@ -1,4 +1,4 @@
-"""Fine-tune, distil and compare data-efficient image transformers (DeiT)."""
+"""Fine-tune, distill and compare data-efficient image transformers (DeiT)."""
 
 __all__ = ["__version__"]
 

@@ -19,8 +19,8 @@ class Batch(NamedTuple):
     epoch: int
 
 
-class Heads(NamedTuple):
+class HeadLogits(NamedTuple):
     """Hold the logits (B, K) of the class head and, where there is one, the distillation head."""
 
     class_logits: Tensor
-    distil_logits: Tensor | None
+    distill_logits: Tensor | None

@@ -15,7 +15,7 @@ from photos import write_photos
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes train/ and test/ folders of coloured noise, a hue a class."""
+    """Return a function that writes train/ and test/ folders of colored noise, a hue a class."""
 
     def write(
         name: str = "photos",

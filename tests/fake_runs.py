@@ -71,5 +71,5 @@ def random_answers(
         ids=np.array([f"test/{number:04d}.png" for number in order]),
         labels=labels.astype(np.int64),
         class_logits=logits[0],
-        distil_logits=logits[1] if distilled else None,
+        distill_logits=logits[1] if distilled else None,
     )

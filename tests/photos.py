@@ -1,4 +1,4 @@
-"""Write small folders of real image files: coloured noise, a hue a class, so easy to tell apart."""
+"""Write small folders of real image files: colored noise, a hue a class, so easy to tell apart."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -100,7 +100,7 @@ def build_comparison(
     return {
         "dataset": dataset,
         "model": model,
-        "start": start,
+        "pretrained": start,
         "seeds": sorted({seed for arm in arms for seed in _by_seed(arm)}),
         "budget": budget,
         "arms": [_summary(arm, level=level) for arm in arms],

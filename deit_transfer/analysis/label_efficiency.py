@@ -20,9 +20,9 @@ Relation = Literal["more_than", "about", "at_least", "at_most", "less_than", "un
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Hold what all arms produced with the same labelled images; arms are scored on one test set.
+    """Hold what all arms produced with the same labeled images; arms are scored on one test set.
 
-    `fraction` is the share of the labelled images, in (0, 1]; `labels` is their number.
+    `fraction` is the share of the labeled images, in (0, 1]; `labels` is their number.
     """
 
     fraction: float

@@ -1,4 +1,4 @@
-"""Own the two probes of frozen features: logistic regression and nearest neighbours.
+"""Own the two probes of frozen features: logistic regression and nearest neighbors.
 
 Both choose their settings on validation images and are then given those too; the test features
 are only ever asked for answers. Know no network, file or dataset.
@@ -29,7 +29,7 @@ MAX_ITERATIONS = 1000  # of L-BFGS; the same source
 
 # Caron et al. 2021 (DINO, arXiv 2104.14294, appendix F) weigh 20 votes by exp(similarity / 0.07),
 # after Wu et al. 2018 (arXiv 1805.01978).
-NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100, 200)
+NEIGHBORS = (1, 3, 5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
 
 # below every class that was seen in training
@@ -55,8 +55,8 @@ class LogisticProbe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighbourProbe:
-    """Hold what nearest neighbours answer: `votes` (N, K) float32 on the test images.
+class NeighborProbe:
+    """Hold what nearest neighbors answer: `votes` (N, K) float32 on the test images.
 
     `val_top1` in percent belongs to `k` and `weighing`, before the validation images joined.
     """
@@ -109,7 +109,7 @@ def logistic_probe(
     )
 
 
-def neighbour_probe(
+def neighbor_probe(
     *,
     train: Values,
     train_labels: Labels,
@@ -117,11 +117,11 @@ def neighbour_probe(
     val_labels: Labels,
     test: Values,
     num_classes: int,
-) -> NeighbourProbe:
+) -> NeighborProbe:
     """Let the nearest training images by cosine similarity vote, as many as validation prefers.
 
     Plain votes count one each, weighted ones exp(similarity / 0.07); of equally good settings
-    the fewest neighbours are taken, and plain votes before weighted ones. The validation images
+    the fewest neighbors are taken, and plain votes before weighted ones. The validation images
     then join the training images.
 
     Args:
@@ -132,8 +132,8 @@ def neighbour_probe(
         test: (N, D) features.
         num_classes: K.
     """
-    sizes = [k for k in NEIGHBOURS if k <= len(train)]
-    labels, similarity = _neighbours(train, train_labels, val, most=sizes[-1])
+    sizes = [k for k in NEIGHBORS if k <= len(train)]
+    labels, similarity = _neighbors(train, train_labels, val, most=sizes[-1])
     found: list[tuple[float, int, Votes]] = []
     for k in sizes:
         for weighing in _ways(k):
@@ -142,10 +142,10 @@ def neighbour_probe(
             )
             found.append((_top1(votes, val_labels), k, weighing))
     val_top1, k, weighing = max(found, key=lambda setting: setting[0])
-    labels, similarity = _neighbours(
+    labels, similarity = _neighbors(
         np.concatenate([train, val]), np.concatenate([train_labels, val_labels]), test, most=k
     )
-    return NeighbourProbe(
+    return NeighborProbe(
         votes=count_votes(labels, similarity, weighing=weighing, num_classes=num_classes),
         k=k,
         weighing=weighing,
@@ -159,9 +159,9 @@ def count_votes(
     """Return each class's share of the votes (N, K); rows sum to 1.
 
     Args:
-        labels: (N, k) classes of the neighbours.
+        labels: (N, k) classes of the neighbors.
         similarity: (N, k) cosines in -1..1.
-        weighing: See `neighbour_probe`.
+        weighing: See `neighbor_probe`.
         num_classes: K.
     """
     if weighing == "plain":
@@ -216,8 +216,8 @@ def _best(tried: dict[float, tuple[float, float]]) -> float:
 def _score(logits: NDArray[np.float32], labels: Labels) -> tuple[float, float]:
     """Return top-1 in percent, and minus the mean loss to break ties."""
     exact = logits.astype(np.float64)
-    normaliser = np.logaddexp.reduce(exact, axis=1)
-    loss = float(np.mean(normaliser - exact[np.arange(len(labels)), labels]))
+    normalizer = np.logaddexp.reduce(exact, axis=1)
+    loss = float(np.mean(normalizer - exact[np.arange(len(labels)), labels]))
     return _top1(logits, labels), -loss
 
 
@@ -261,9 +261,7 @@ def _scaled(features: Values) -> tuple[Values, Callable[[Values], Values]]:
     )
 
 
-def _neighbours(
-    known: Values, labels: Labels, asked: Values, *, most: int
-) -> tuple[Labels, Values]:
+def _neighbors(known: Values, labels: Labels, asked: Values, *, most: int) -> tuple[Labels, Values]:
     """Return the labels and cosines (N, most) of the nearest, the nearest first."""
     from sklearn.neighbors import NearestNeighbors
     from sklearn.preprocessing import normalize

@@ -54,20 +54,20 @@ def position_similarity(positions: ArrayLike) -> NDArray[np.float64]:
 
 
 def describe_positions(similarity: NDArray[np.float64]) -> dict[str, float]:
-    """Return the mean cosine of positions that are neighbours, share a row or column, or neither.
+    """Return the mean cosine of positions that are neighbors, share a row or column, or neither.
 
     Args:
         similarity: (h, w, h, w), as `position_similarity` returns it.
 
     Returns:
-        `neighbours` (one step apart), `same_row`, `same_column`, `elsewhere` (in another row and
+        `neighbors` (one step apart), `same_row`, `same_column`, `elsewhere` (in another row and
         column); a kind of which the grid has no pair is left out.
     """
     rows, columns, *_ = np.indices(similarity.shape)
     down = np.abs(rows - np.indices(similarity.shape)[2])
     across = np.abs(columns - np.indices(similarity.shape)[3])
     kinds = {
-        "neighbours": down + across == 1,
+        "neighbors": down + across == 1,
         "same_row": (down == 0) & (across > 0),
         "same_column": (across == 0) & (down > 0),
         "elsewhere": (down > 0) & (across > 0),

@@ -64,11 +64,11 @@ def wilson_interval(correct: int, n: int, *, level: float = 0.95) -> Interval:
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"correct must lie in 0..n with n >= 1, got {correct} of {n}")
     z2 = _normal_quantile(level) ** 2
-    centre = (correct + z2 / 2) / (n + z2)
+    center = (correct + z2 / 2) / (n + z2)
     half = math.sqrt(z2) / (n + z2) * math.sqrt(correct * (n - correct) / n + z2 / 4)
     # rounding must not push an end past the figure itself where all or none are correct
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == n else min(1.0, centre + half)
+    low = 0.0 if correct == 0 else max(0.0, center - half)
+    high = 1.0 if correct == n else min(1.0, center + half)
     return Interval(100 * low, 100 * high)
 
 

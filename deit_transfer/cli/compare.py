@@ -22,7 +22,7 @@ from deit_transfer.errors import UsageError
 
 DatasetsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="DATASET...", help="Catalogue names, or folders of class folders."),
+    typer.Argument(metavar="DATASET...", help="Catalog names, or folders of class folders."),
 ]
 ArmsOption = Annotated[
     str | None,
@@ -81,7 +81,7 @@ def compare(
             out=out,
             name=name,
             overrides=flags.overrides(),
-            observer=screen,
+            callbacks=screen,
         )
     shown = comparison_table(found) if alone else datasets_table(found)
     output.finish(found, "", shown, f"Figure and report: {found['folder']}")

@@ -30,7 +30,7 @@ class Output:
     def shown_live(self) -> bool:
         """Tell whether a bar may be drawn over and over: on a terminal, unless --quiet.
 
-        FORCE_COLOR asks for colours in a file, not for a bar.
+        FORCE_COLOR asks for colors in a file, not for a bar.
         """
         console = self.console
         drawn = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
@@ -67,14 +67,14 @@ def show_error(error: DeitTransferError) -> None:
     """Print an error, or why a run was stopped, and its hint on stderr."""
     console = make_console(stderr=True)
     if isinstance(error, StoppedError):
-        _print_labelled(console, "Stopped", "bold yellow", error.message.removeprefix("stopped "))
+        _print_labeled(console, "Stopped", "bold yellow", error.message.removeprefix("stopped "))
     else:
-        _print_labelled(console, "Error:", "bold red", error.message)
+        _print_labeled(console, "Error:", "bold red", error.message)
     if error.hint:
-        _print_labelled(console, "Hint:", "bold", error.hint)
+        _print_labeled(console, "Hint:", "bold", error.hint)
 
 
-def _print_labelled(console: Console, label: str, style: str, text: str) -> None:
+def _print_labeled(console: Console, label: str, style: str, text: str) -> None:
     """Print lines wrapped between words; a path stays in one piece, to be copied."""
     shown = Text("\n".join(_wrapped(f"{label} {text}", console.width)))
     shown.stylize(style, 0, len(label))

@@ -24,7 +24,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_(data_dir: DataDirOption = None, as_json: JsonFlag = False) -> None:
-    """List the datasets of the catalogue and whether they are found here."""
+    """List the datasets of the catalog and whether they are found here."""
     from deit_transfer.report.listings import dataset_table
     from deit_transfer.runs.listing import describe_datasets
 
@@ -34,7 +34,7 @@ def list_(data_dir: DataDirOption = None, as_json: JsonFlag = False) -> None:
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name in the catalogue.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name in the catalog.")],
     data_dir: DataDirOption = None,
     as_json: JsonFlag = False,
 ) -> None:

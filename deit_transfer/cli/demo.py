@@ -25,6 +25,6 @@ def demo(
 
     output = Output(as_json=as_json, quiet=quiet)
     with TrainingScreen(output, several=True) as screen:
-        comparison = run_demo(out=out, seeds=seeds, observer=screen)
+        comparison = run_demo(out=out, seeds=seeds, callbacks=screen)
     folder = f"Figure and report: {comparison['folder']}"
     output.finish(comparison, "", comparison_table(comparison), folder, NEXT_STEPS)

@@ -49,7 +49,7 @@ def epochs(
         )
     from deit_transfer.cli.screens import TrainingScreen
     from deit_transfer.experiments.epochs import epochs as run_epochs
-    from deit_transfer.report.epochs_report import lengths_table
+    from deit_transfer.report.epochs_report import epochs_table
 
     output = Output(as_json=as_json, quiet=quiet)
     with TrainingScreen(output, several=True) as screen:
@@ -62,9 +62,9 @@ def epochs(
             overrides=flags.overrides(),
             out=out,
             name=name,
-            observer=screen,
+            callbacks=screen,
         )
-    output.finish(found, "", lengths_table(found), f"Figure and report: {found['folder']}")
+    output.finish(found, "", epochs_table(found), f"Figure and report: {found['folder']}")
 
 
 def _lengths(grid: str) -> list[int]:

@@ -31,7 +31,7 @@ def evaluate(
         Literal["test", "val"], typer.Option("--split", help="test, or val to choose by it.")
     ] = "test",
     heads: Annotated[
-        str | None, typer.Option("--heads", help="In full: class,distil,joint or some of them.")
+        str | None, typer.Option("--heads", help="In full: class,distill,joint or some of them.")
     ] = None,
     tta: Annotated[
         Literal["one", "flip", "five", "ten"],
@@ -74,7 +74,7 @@ def evaluate(
             split=split,
             views=tta,
             resolutions=sides,
-            heads=split_list(heads, option="--heads", example="class,distil"),
+            heads=split_list(heads, option="--heads", example="class,distill"),
             per_class=per_class,
             temperature=temperature,
             out=out,

@@ -18,7 +18,7 @@ from deit_transfer.errors import UsageError
 DEFAULT_OUT = Path("runs")
 
 DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Catalogue name, or a folder of class folders.")
+    str, typer.Argument(metavar="DATASET", help="Catalog name, or a folder of class folders.")
 ]
 SubjectArgument = Annotated[
     str,
@@ -89,10 +89,10 @@ class TrainingFlags:
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None
     train_limit: Annotated[
         int | None,
-        typer.Option("--train-limit", help="Labelled images used in all, evenly per class."),
+        typer.Option("--train-limit", help="Labeled images used in all, evenly per class."),
     ] = None
     fraction: Annotated[
-        float | None, typer.Option("--fraction", help="Share of the labelled images used.")
+        float | None, typer.Option("--fraction", help="Share of the labeled images used.")
     ] = None
     workers: WorkersOption = None
     device: DeviceOption = None
@@ -142,10 +142,10 @@ FLAG_LOCATIONS = {
     "device": "run.device",
     "precision": "run.precision",
     "time_budget": "run.time_budget_minutes",
-    "teacher": "distil.teacher",
-    "distill": "distil.kind",
+    "teacher": "distill.teacher",
+    "distill": "distill.kind",
 }
-PATH_LOCATIONS = {"data_dir": "data.data_dir", "teacher_cache": "distil.cache"}
+PATH_LOCATIONS = {"data_dir": "data.data_dir", "teacher_cache": "distill.cache"}
 
 
 def place_overrides(
@@ -165,7 +165,7 @@ def split_list(text: str | None, *, option: str, example: str) -> tuple[str, ...
     Args:
         text: Parts between commas.
         option: The option, as in --heads.
-        example: What may be given, as in class,distil.
+        example: What may be given, as in class,distill.
 
     Raises:
         UsageError: A part is empty.

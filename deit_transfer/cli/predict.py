@@ -27,7 +27,7 @@ def predict(
     ],
     top: Annotated[int, typer.Option("--top", min=1, help="Classes shown of each image.")] = 5,
     heads: Annotated[
-        str, typer.Option("--heads", help="Whose answers: class,distil,joint or some of them.")
+        str, typer.Option("--heads", help="Whose answers: class,distill,joint or some of them.")
     ] = "joint",
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write a CSV file instead of showing a table.")
@@ -51,7 +51,7 @@ def predict(
             subject,
             paths,
             top=top,
-            heads=split_list(heads, option="--heads", example="class,distil"),
+            heads=split_list(heads, option="--heads", example="class,distill"),
             overrides=place_overrides(None, device, precision, workers),
             progress=progress,
         )

@@ -28,10 +28,10 @@ def probe(
     data_dir: DataDirOption = None,
     level: LevelOption = None,
     train_limit: Annotated[
-        int | None, typer.Option("--train-limit", help="Labelled images used in all, as finetune.")
+        int | None, typer.Option("--train-limit", help="Labeled images used in all, as finetune.")
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option("--fraction", help="Share of the labelled images used.")
+        float | None, typer.Option("--fraction", help="Share of the labeled images used.")
     ] = None,
     resolution: Annotated[
         int | None, typer.Option("--resolution", help="Side of the input in pixels.")
@@ -52,7 +52,7 @@ def probe(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Fit logistic regression and nearest neighbours to a network's frozen features."""
+    """Fit logistic regression and nearest neighbors to a network's frozen features."""
     from deit_transfer.cli.progress import progress_shown
     from deit_transfer.evaluation.probe import probe as run_probe
     from deit_transfer.recipe.loader import parse_assignment

@@ -98,7 +98,7 @@ def sweep(
                 start=start,
                 overrides=flags.overrides(),
                 name=name,
-                observer=screen,
+                callbacks=screen,
             )
         else:
             found = run_sweep(
@@ -113,7 +113,7 @@ def sweep(
                 overrides=flags.overrides(),
                 out=out,
                 name=name,
-                observer=screen,
+                callbacks=screen,
             )
     output.finish(found, "", sweep_table(found), f"Table and settings: {found['folder']}")
     if found["winner"] is None:

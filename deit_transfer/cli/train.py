@@ -100,7 +100,7 @@ def teacher_fit(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Fit any timm network on a dataset, to teach a DeiT afterwards."""
+    """Fit any timm network on a dataset, to teach a DeiT afterward."""
     output = Output(as_json=as_json, quiet=quiet)
     _run("teacher", dataset, flags, start, Place(out, name, resume, nproc), output)
 
@@ -130,7 +130,7 @@ def _run(
     from deit_transfer.cli.screens import TrainingScreen
     from deit_transfer.engine.distributed import connected, world_from_env
     from deit_transfer.engine.precision import resolve_device
-    from deit_transfer.training.callbacks import Silent
+    from deit_transfer.training.callbacks import NoCallbacks
     from deit_transfer.training.choose_recipe import choose_recipe
     from deit_transfer.training.train import train
 
@@ -145,7 +145,7 @@ def _run(
             out=place.out,
             name=place.name,
             resume=place.resume,
-            observer=screen if world.is_main else Silent(),
+            callbacks=screen if world.is_main else NoCallbacks(),
             world=world,
         )
     if world.is_main:

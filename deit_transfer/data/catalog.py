@@ -1,6 +1,6 @@
 """Own which datasets there are by name, and finding, fetching and loading one.
 
-The catalogue is what lies in `adapters/`: every module there names its adapters in `ADAPTERS`, and
+The catalog is what lies in `adapters/`: every module there names its adapters in `ADAPTERS`, and
 in `OPENERS` what it reads by address; no list is kept beside it.
 """
 
@@ -44,7 +44,7 @@ def load_dataset(
     """Load a dataset by its name, its address or its folder.
 
     Args:
-        name: A name of the catalogue; an address (hf:OWNER/NAME, wds:SHARDS, a table's path);
+        name: A name of the catalog; an address (hf:OWNER/NAME, wds:SHARDS, a table's path);
             anything else is taken as a folder's path. Write "./digits" for a folder that is
             called like a dataset.
         data_dir: Where downloaded datasets lie; see `default_data_dir`.
@@ -83,7 +83,7 @@ def check_name(name: str) -> None:
 
 
 def find_dataset(name: str, *, data_dir: Path | None = None) -> Path | None:
-    """Return where a dataset of the catalogue lies on this machine, or None."""
+    """Return where a dataset of the catalog lies on this machine, or None."""
     if name in (opener.info.name for opener in _openers()):
         return None
     adapter = _known(name)
@@ -93,7 +93,7 @@ def find_dataset(name: str, *, data_dir: Path | None = None) -> Path | None:
 
 
 def published_name(name: str) -> str:
-    """Return the catalogue's name of what an address is a known copy of; any other name as it is.
+    """Return the catalog's name of what an address is a known copy of; any other name as it is.
 
     `hf:uoft-cs/cifar10` is `cifar10`. Nothing is read or fetched.
     """

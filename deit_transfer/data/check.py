@@ -27,11 +27,11 @@ _MOST_WORKERS = 8
 # More copies of training images than this in a held-out split, and its score means little.
 _LEAK_PROBLEM = 0.01
 _IMBALANCE = 10  # largest over smallest class from which plain accuracy misleads
-_FEW_IMAGES = 5  # per class, below which a class is hardly learnt or scored
+_FEW_IMAGES = 5  # per class, below which a class is hardly learned or scored
 _EXAMPLES = 5
 
 
-class Look(NamedTuple):
+class ImageFacts(NamedTuple):
     """Hold what one image told: a digest of its bytes, its size and kind, or what is wrong."""
 
     digest: bytes
@@ -43,7 +43,7 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadImage:
+class UnreadableImage:
     """Name an image that cannot be decoded."""
 
     split: str
@@ -74,7 +74,7 @@ class CheckReport:
     counts: dict[str, int]
     class_names: list[str]
     per_class: dict[str, dict[str, int]]
-    unreadable: list[BadImage] = field(default_factory=list)
+    unreadable: list[UnreadableImage] = field(default_factory=list)
     copies: list[Copies] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -112,9 +112,9 @@ def check_dataset(
 
 def _look_at_all(
     splits: dict[Split, ImageSet], workers: int | None, progress: Progress | None
-) -> dict[Split, list[Look]]:
+) -> dict[Split, list[ImageFacts]]:
     total, done = sum(map(len, splits.values())), 0
-    looks: dict[Split, list[Look]] = {}
+    looks: dict[Split, list[ImageFacts]] = {}
     for split, images in splits.items():
         looks[split] = []
         for chunk in _look_in_chunks(images, _num_workers(images, workers)):
@@ -133,7 +133,7 @@ def _num_workers(images: ImageSet, workers: int | None) -> int:
     return min(_MOST_WORKERS, os.cpu_count() or 1)
 
 
-def _look_in_chunks(images: ImageSet, workers: int) -> Iterator[list[Look]]:
+def _look_in_chunks(images: ImageSet, workers: int) -> Iterator[list[ImageFacts]]:
     starts = range(0, len(images), _CHUNK)
     if workers == 0:
         yield from map(partial(_look_at, images), starts)
@@ -157,29 +157,29 @@ def _start_worker(images: ImageSet) -> None:
     _own_images = images
 
 
-def _look_at_own(start: int) -> list[Look]:
+def _look_at_own(start: int) -> list[ImageFacts]:
     return _look_at(_own_images, start)
 
 
-def _look_at(images: ImageSet, start: int) -> list[Look]:
+def _look_at(images: ImageSet, start: int) -> list[ImageFacts]:
     return [_look(images, i) for i in range(start, min(start + _CHUNK, len(images)))]
 
 
-def _look(images: ImageSet, index: int) -> Look:
+def _look(images: ImageSet, index: int) -> ImageFacts:
     try:
         data = images.read(index)
     except OSError as error:
-        return Look(b"", fault=error.strerror or str(error))
+        return ImageFacts(b"", fault=error.strerror or str(error))
     if isinstance(data, np.ndarray):
         height, width = data.shape[:2]
-        return Look(_digest(data.tobytes()), width, height, "pixels")
+        return ImageFacts(_digest(data.tobytes()), width, height, "pixels")
     digest = _digest(data)
     try:
         found = decode_image(data, apply_exif=images.apply_exif, where="")
     except ImageError as error:
-        return Look(digest, fault=error.message.removeprefix("cannot decode : "))
+        return ImageFacts(digest, fault=error.message.removeprefix("cannot decode : "))
     height, width = found.pixels.shape[:2]
-    return Look(digest, width, height, f"{found.format} {found.mode}", found.notes)
+    return ImageFacts(digest, width, height, f"{found.format} {found.mode}", found.notes)
 
 
 def _digest(data: bytes) -> bytes:
@@ -210,7 +210,7 @@ def _check_labels(report: CheckReport, dataset: Dataset) -> None:
 
 
 def _check_images(
-    report: CheckReport, splits: dict[Split, ImageSet], looks: dict[Split, list[Look]]
+    report: CheckReport, splits: dict[Split, ImageSet], looks: dict[Split, list[ImageFacts]]
 ) -> None:
     kinds: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -219,7 +219,9 @@ def _check_images(
         for index, look in enumerate(looks[split]):
             if look.fault:
                 place = images.where(index)
-                report.unreadable.append(BadImage(split=split, image=place, reason=look.fault))
+                report.unreadable.append(
+                    UnreadableImage(split=split, image=place, reason=look.fault)
+                )
                 report.problems.append(f"cannot decode {place}: {look.fault}")
                 continue
             kinds[look.kind] += 1
@@ -241,7 +243,9 @@ def _size_range(sizes: list[tuple[int, int]]) -> str:
     return small if small == large else f"from {small} to {large}, median {middle} pixels"
 
 
-def _check_copies(report: CheckReport, dataset: Dataset, looks: dict[Split, list[Look]]) -> None:
+def _check_copies(
+    report: CheckReport, dataset: Dataset, looks: dict[Split, list[ImageFacts]]
+) -> None:
     """Find equal files: within a split, over splits (leaks), and under different classes."""
     places: dict[bytes, list[tuple[Split, int]]] = {}
     for split, found in looks.items():

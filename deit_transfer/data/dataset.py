@@ -38,7 +38,7 @@ class DatasetInfo:
     title: str
     num_classes: int | None
     counts: dict[Split, int]
-    licence: str
+    license: str
     source: str
     headline: str = "top1"
     apply_exif: bool = False
@@ -379,7 +379,7 @@ class DatasetOpener(Protocol):
         """Tell whether the address is of this kind; whether it can be read shows later."""
 
     def published_name(self, address: str) -> str | None:
-        """Return the name in the catalogue of the dataset that the address is a copy of."""
+        """Return the name in the catalog of the dataset that the address is a copy of."""
 
     def open(
         self, address: str, *, for_evaluation: bool = False, progress: Progress | None = None

@@ -1,4 +1,4 @@
-"""Own bringing a dataset onto this machine, and saying what lies there afterwards."""
+"""Own bringing a dataset onto this machine, and saying what lies there afterward."""
 
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ def prepare(
         "layout": dataset.layout,
         "counts": {split: len(images) for split, images in dataset.splits.items()},
         "class_names": list(dataset.class_names),
-        "licence": dataset.info.licence,
+        "license": dataset.info.license,
         "source": dataset.info.source,
         "notes": list(dataset.notes),
-        "facts": [("licence", dataset.info.licence), ("source", dataset.info.source)],
+        "facts": [("license", dataset.info.license), ("source", dataset.info.source)],
     }

@@ -162,7 +162,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
 def average_batch_norm(model: nn.Module, world: World, *, weight: float) -> None:
     """Average the running statistics of batch norms over all processes.
 
-    Each process normalises its own share of a batch, so a network with batch norm (a convnet
+    Each process normalizes its own share of a batch, so a network with batch norm (a convnet
     teacher, no DeiT) comes near the one-process result, not onto it.
 
     Args:

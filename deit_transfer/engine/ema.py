@@ -45,7 +45,7 @@ class Ema:
         return self._average.module
 
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's present weights."""
+        """Move the average toward the model's present weights."""
         self._average.update(model)
 
     def state_dict(self) -> dict[str, Tensor]:

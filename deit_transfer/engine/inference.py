@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deit_transfer.batch import Batch, Heads
+from deit_transfer.batch import Batch, HeadLogits
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.losses import late_fusion
 from deit_transfer.engine.precision import Precision
@@ -25,18 +25,18 @@ MIN_PROBABILITY = torch.finfo(torch.float32).tiny
 class Predictions:
     """Hold a model's answers on a split, on the CPU, in the order of `indices`, each index once.
 
-    Shapes: indices, labels (N,) int64; class_logits, distil_logits (N, K) float32.
+    Shapes: indices, labels (N,) int64; class_logits, distill_logits (N, K) float32.
     """
 
     indices: Tensor
     labels: Tensor
     class_logits: Tensor
-    distil_logits: Tensor | None
+    distill_logits: Tensor | None
 
     @property
-    def heads(self) -> Heads:
+    def heads(self) -> HeadLogits:
         """The logits of both heads."""
-        return Heads(self.class_logits, self.distil_logits)
+        return HeadLogits(self.class_logits, self.distill_logits)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def predict(
     *,
     device: torch.device,
     precision: Precision,
-    normalise: Callable[[Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
     world: World | None = None,
     stop: StopSignals | None = None,
 ) -> Predictions:
@@ -73,7 +73,7 @@ def predict(
         batches: This process's share of the split; the shares must not overlap.
         device: Where the model is.
         precision: Of the forward passes; the answers are float32.
-        normalise: Turns images (B, 3, H, W) uint8 into the model's float input.
+        normalize: Turns images (B, 3, H, W) uint8 into the model's float input.
         world: The processes that share the split; all of them must call.
         stop: Looked at before each batch.
 
@@ -86,7 +86,7 @@ def predict(
     model.eval()
     try:
         parts = [
-            _answer(model, batch, device=device, precision=precision, normalise=normalise)
+            _answer(model, batch, device=device, precision=precision, normalize=normalize)
             for batch in _in_step(batches, world, stop)
         ]
     finally:
@@ -107,9 +107,9 @@ def head_scores(predictions: Predictions, right: Tensor | None = None) -> dict[s
         right: (N, K) bool, all right answers of images that may have several, as in ImageNet-ReaL;
             None where the label is the only one.
     """
-    heads = {"class": Heads(predictions.class_logits, None)}
-    if predictions.distil_logits is not None:
-        heads["distil"] = Heads(predictions.distil_logits, None)
+    heads = {"class": HeadLogits(predictions.class_logits, None)}
+    if predictions.distill_logits is not None:
+        heads["distill"] = HeadLogits(predictions.distill_logits, None)
     heads["joint"] = predictions.heads
     named = {}
     for name, answers in heads.items():
@@ -132,7 +132,7 @@ def scores(probabilities: Tensor, labels: Tensor) -> Scores:
     """Count the right answers.
 
     An answer's rank is the number of classes with a higher probability, and of those with the same
-    one and a lower number: ties are broken alike everywhere, and not in the label's favour.
+    one and a lower number: ties are broken alike everywhere, and not in the label's favor.
 
     Args:
         probabilities: (N, K), N and K above 0.
@@ -172,17 +172,17 @@ def _answer(
     *,
     device: torch.device,
     precision: Precision,
-    normalise: Callable[[Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
 ) -> Predictions:
-    images = normalise(batch.images.to(device, non_blocking=True))  # (B, 3, H, W)
+    images = normalize(batch.images.to(device, non_blocking=True))  # (B, 3, H, W)
     with precision.autocast():
-        heads: Heads = model(images)
-    distil_logits = heads.distil_logits
+        heads: HeadLogits = model(images)
+    distill_logits = heads.distill_logits
     return Predictions(
         indices=batch.indices.cpu(),
         labels=batch.labels.cpu(),
         class_logits=heads.class_logits.float().cpu(),
-        distil_logits=None if distil_logits is None else distil_logits.float().cpu(),
+        distill_logits=None if distill_logits is None else distill_logits.float().cpu(),
     )
 
 
@@ -203,13 +203,13 @@ def _joined(parts: list[Predictions]) -> list[Predictions]:
     """Join parts into one, or none when there are none."""
     if not parts:
         return []
-    distil_parts = [part.distil_logits for part in parts if part.distil_logits is not None]
+    distill_parts = [part.distill_logits for part in parts if part.distill_logits is not None]
     return [
         Predictions(
             indices=torch.cat([part.indices for part in parts]),
             labels=torch.cat([part.labels for part in parts]),
             class_logits=torch.cat([part.class_logits for part in parts]),
-            distil_logits=torch.cat(distil_parts) if distil_parts else None,
+            distill_logits=torch.cat(distill_parts) if distill_parts else None,
         )
     ]
 
@@ -219,10 +219,10 @@ def _sorted(predictions: Predictions) -> Predictions:
     if (indices[1:] == indices[:-1]).any():
         doubled = indices[1:][indices[1:] == indices[:-1]].unique().tolist()
         raise ValueError(f"images came twice, at indices {doubled[:8]}")
-    distil_logits = predictions.distil_logits
+    distill_logits = predictions.distill_logits
     return Predictions(
         indices=indices,
         labels=predictions.labels[order],
         class_logits=predictions.class_logits[order],
-        distil_logits=None if distil_logits is None else distil_logits[order],
+        distill_logits=None if distill_logits is None else distill_logits[order],
     )

@@ -19,16 +19,16 @@ from torch.optim import Optimizer
 from deit_transfer.engine.distributed import World, copy_from_main
 from deit_transfer.engine.ema import Ema
 from deit_transfer.engine.losses import Objective
-from deit_transfer.engine.nonfinite import NonFinite, NonFinitePolicy, diverged_error
+from deit_transfer.engine.nonfinite import NonFinitePolicy, NonFiniteStep, diverged_error
 from deit_transfer.engine.optimizer import check_coverage
 from deit_transfer.engine.out_of_memory import is_lost_worker, lost_worker, named_memory_errors
 from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.step import (
-    Learner,
+    BatchTransform,
     Outcome,
-    Prepare,
     StepBatches,
-    TeacherAnswer,
+    TeacherFunction,
+    TrainState,
     train_step,
 )
 
@@ -75,7 +75,7 @@ def train_steps(
     *,
     model: nn.Module,
     batches: Iterable[StepBatches],
-    prepare: Prepare,
+    prepare: BatchTransform,
     objective: Objective,
     optimizer: Optimizer,
     lr_at: Callable[[int], float],
@@ -85,12 +85,12 @@ def train_steps(
     augment_seed: int | None = None,
     scaler: GradScaler | None = None,
     ema: Ema | None = None,
-    teacher: TeacherAnswer | None = None,
+    teacher: TeacherFunction | None = None,
     clip_grad_norm: float | None = None,
     nonfinite: NonFinitePolicy = "error",
     nonfinite_budget: int = 10,
     nonfinite_seen: int = 0,
-    on_nonfinite: Callable[[NonFinite], None] | None = None,
+    on_nonfinite: Callable[[NonFiniteStep], None] | None = None,
     restore: Callable[[], None] | None = None,
     forward_size: int | None = None,
     world: World | None = None,
@@ -100,7 +100,7 @@ def train_steps(
     Args:
         model: Answers images (B, 3, H, W) with Heads. It is put into training mode at each step.
         batches: This process's share of every step, from the step to resume at on.
-        prepare: Turns a batch on the device into normalised, mixed images (B, 3, H, W) and targets
+        prepare: Turns a batch on the device into normalized, mixed images (B, 3, H, W) and targets
             (B, K). It may draw from the global generators, and from nothing else.
         objective: From make_objective.
         optimizer: Over every trainable parameter of the model.
@@ -134,7 +134,7 @@ def train_steps(
     if nonfinite == "rollback" and restore is None:
         raise ValueError("nonfinite='rollback' needs restore: how to get back to a saved state")
     check_coverage(model, optimizer)
-    learner = Learner(
+    state = TrainState(
         model=model,
         prepare=prepare,
         objective=objective,
@@ -150,17 +150,17 @@ def train_steps(
         forward_size=forward_size,
         world=world or World(),
     )
-    copy_from_main(model, learner.world)
+    copy_from_main(model, state.world)
     if ema:
-        copy_from_main(ema.model, learner.world)
+        copy_from_main(ema.model, state.world)
     for work, started, data_wait_s in _timed(batches):
         lr = lr_at(work.step)
         with named_memory_errors(f"step {work.step}"):
-            outcome = train_step(learner, work, lr)
+            outcome = train_step(state, work, lr)
         rolled_back = False
         if outcome.diverged:
             nonfinite_seen += 1
-            incident = _incident(learner, work, outcome, lr, nonfinite, nonfinite_seen)
+            incident = _incident(state, work, outcome, lr, nonfinite, nonfinite_seen)
             if on_nonfinite:
                 on_nonfinite(incident)
             rolled_back = _act_by_policy(incident, budget=nonfinite_budget, restore=restore)
@@ -176,23 +176,23 @@ def train_steps(
             skipped=not outcome.applied,
             rolled_back=rolled_back,
             nonfinite_seen=nonfinite_seen,
-            forward_size=learner.forward_size,
+            forward_size=state.forward_size,
             teacher_agreement=outcome.teacher_agreement,
             teacher_top1=outcome.teacher_top1,
         )
 
 
 def _incident(
-    learner: Learner,
+    state: TrainState,
     work: StepBatches,
     outcome: Outcome,
     lr: float,
     policy: NonFinitePolicy,
     seen: int,
-) -> NonFinite:
+) -> NonFiniteStep:
     own = [batch.indices.tolist() for batch in work.micro_batches]
-    shares = learner.world.gather((own, [own[i] for i in outcome.suspects]))
-    return NonFinite(
+    shares = state.world.gather((own, [own[i] for i in outcome.suspects]))
+    return NonFiniteStep(
         step=work.step,
         epoch=work.epoch,
         lr=lr,
@@ -205,7 +205,9 @@ def _incident(
     )
 
 
-def _act_by_policy(incident: NonFinite, *, budget: int, restore: Callable[[], None] | None) -> bool:
+def _act_by_policy(
+    incident: NonFiniteStep, *, budget: int, restore: Callable[[], None] | None
+) -> bool:
     """Act on a non-finite step by its policy; tell whether it was rolled back."""
     if incident.policy == "error" or incident.seen > budget:
         raise diverged_error(incident, budget=budget)

@@ -1,6 +1,6 @@
 """Own the training objectives: what a model is asked to answer, and the loss when it does not.
 
-They are functions of logits alone and know nothing of images, optimisers or teachers' networks.
+They are functions of logits alone and know nothing of images, optimizers or teachers' networks.
 Equations are those of the paper, section 4 (arXiv 2012.12877). Shapes: B batch, K classes.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deit_transfer.batch import Heads
+from deit_transfer.batch import HeadLogits
 from deit_transfer.errors import UsageError
 
 Distillation = Literal["none", "soft", "hard"]
@@ -27,7 +27,7 @@ MAX_CLASSES_PER_IMAGE = 2
 class Objective(Protocol):
     """Turn a model's answers into the mean loss of a batch."""
 
-    def __call__(self, heads: Heads, targets: Tensor, teacher_logits: Tensor | None) -> Tensor:
+    def __call__(self, heads: HeadLogits, targets: Tensor, teacher_logits: Tensor | None) -> Tensor:
         """Return the scalar mean loss per image; teacher_logits (B, K) is None without teacher."""
         ...
 
@@ -93,16 +93,16 @@ def hard_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Te
     return F.cross_entropy(student_logits.float(), teacher_logits.argmax(dim=-1))
 
 
-def late_fusion(heads: Heads) -> Tensor:
+def late_fusion(heads: HeadLogits) -> Tensor:
     """Return the joint probabilities (B, K): the heads' softmaxes added, over their number.
 
     The paper adds the two softmaxes (section 4); halving the sum leaves every decision as it is
     and the rows summing to 1.
     """
     class_probabilities = heads.class_logits.float().softmax(dim=-1)  # (B, K)
-    if heads.distil_logits is None:
+    if heads.distill_logits is None:
         return class_probabilities
-    return (class_probabilities + heads.distil_logits.float().softmax(dim=-1)) / 2  # (B, K)
+    return (class_probabilities + heads.distill_logits.float().softmax(dim=-1)) / 2  # (B, K)
 
 
 def make_objective(
@@ -157,7 +157,7 @@ def make_objective(
 
 
 def _labels_only(
-    heads: Heads,
+    heads: HeadLogits,
     targets: Tensor,
     teacher_logits: Tensor | None,
     *,
@@ -165,15 +165,15 @@ def _labels_only(
     needs_two_heads: bool,
 ) -> Tensor:
     class_loss = answer_labels(heads.class_logits, targets)
-    if heads.distil_logits is not None:
-        return (class_loss + answer_labels(heads.distil_logits, targets)) / 2
+    if heads.distill_logits is not None:
+        return (class_loss + answer_labels(heads.distill_logits, targets)) / 2
     if needs_two_heads:
         raise _no_second_head("two class tokens")
     return class_loss
 
 
 def _through_token(
-    heads: Heads,
+    heads: HeadLogits,
     targets: Tensor,
     teacher_logits: Tensor | None,
     *,
@@ -181,14 +181,14 @@ def _through_token(
     follow_teacher: LabelLoss,
     alpha: float,
 ) -> Tensor:
-    if heads.distil_logits is None:
+    if heads.distill_logits is None:
         raise _no_second_head("distillation through the token")
-    teacher_loss = follow_teacher(heads.distil_logits, _given(teacher_logits))
+    teacher_loss = follow_teacher(heads.distill_logits, _given(teacher_logits))
     return (1 - alpha) * answer_labels(heads.class_logits, targets) + alpha * teacher_loss
 
 
 def _through_class(
-    heads: Heads,
+    heads: HeadLogits,
     targets: Tensor,
     teacher_logits: Tensor | None,
     *,
@@ -196,11 +196,11 @@ def _through_class(
     follow_teacher: LabelLoss,
     alpha: float,
 ) -> Tensor:
-    if heads.distil_logits is not None:
+    if heads.distill_logits is not None:
         raise UsageError(
             "distillation through the class head would leave this model's distillation head "
             "untrained, yet averaged into its answers",
-            hint='Choose a model without "_distilled" in its name, or distil through the token',
+            hint='Choose a model without "_distilled" in its name, or distill through the token',
         )
     teacher_loss = follow_teacher(heads.class_logits, _given(teacher_logits))
     return (1 - alpha) * answer_labels(heads.class_logits, targets) + alpha * teacher_loss

@@ -10,7 +10,7 @@ IMAGES_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class NonFinite:
+class NonFiniteStep:
     """Tell where a loss or gradient stopped being a number, over all processes.
 
     `indices` are the images of the step, `suspects` those in micro-batches whose own loss was not
@@ -28,7 +28,7 @@ class NonFinite:
     suspects: list[int]
 
 
-def diverged_error(incident: NonFinite, *, budget: int) -> DivergedError:
+def diverged_error(incident: NonFiniteStep, *, budget: int) -> DivergedError:
     """Return the error that ends a run at a non-finite step.
 
     Args:

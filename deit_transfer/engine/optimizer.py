@@ -1,4 +1,4 @@
-"""Own the optimiser and its parameter groups, through timm. Change no learning rate: see schedule.
+"""Own the optimizer and its parameter groups, through timm. Change no learning rate: see schedule.
 
 timm exempts from weight decay all one-dimensional parameters (biases, norms) and those the network
 names itself (tokens and position embedding); layer decay gives each group an `lr_scale`.
@@ -27,7 +27,7 @@ def make_optimizer(
     momentum: float = 0.9,
     layer_decay: float | None = None,
 ) -> Optimizer:
-    """Create the optimiser over the trainable parameters of a timm network.
+    """Create the optimizer over the trainable parameters of a timm network.
 
     Args:
         backbone: The timm network itself, not a wrapper: its parameter names decide on the decay.
@@ -64,7 +64,7 @@ def make_optimizer(
 
 
 def check_coverage(model: nn.Module, optimizer: Optimizer) -> None:
-    """Check that the optimiser holds each trainable parameter once and nothing else.
+    """Check that the optimizer holds each trainable parameter once and nothing else.
 
     Raises:
         ValueError: Listing the parameters that are missing, doubled, frozen or strange.

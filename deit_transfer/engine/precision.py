@@ -18,7 +18,7 @@ CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM, as /proc/
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Hold the number format of forward passes; weights and optimiser stay in float32."""
+    """Hold the number format of forward passes; weights and optimizer stay in float32."""
 
     name: Literal["fp32", "bf16", "fp16"]
     dtype: torch.dtype

@@ -13,11 +13,11 @@ import torch
 
 
 def seed_model(seed: int) -> None:
-    """Seed all generators for the initialisation of a model."""
+    """Seed all generators for the initialization of a model."""
     _seed_all(_mixed(b"model", seed))
 
 
-def seed_preparation(seed: int, step: int, micro_batch: int) -> None:
+def seed_batch_transforms(seed: int, step: int, micro_batch: int) -> None:
     """Seed all generators for the mixing and erasing of one micro-batch of one step.
 
     Args:

@@ -16,7 +16,7 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from deit_transfer.batch import Batch, Heads
+from deit_transfer.batch import Batch, HeadLogits
 from deit_transfer.engine.distributed import (
     World,
     average_batch_norm,
@@ -28,11 +28,11 @@ from deit_transfer.engine.losses import Objective, late_fusion
 from deit_transfer.engine.out_of_memory import is_out_of_memory
 from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.schedule import apply_lr
-from deit_transfer.engine.seed import seed_preparation, seed_step
+from deit_transfer.engine.seed import seed_batch_transforms, seed_step
 from deit_transfer.errors import ResourceError
 
-Prepare = Callable[[Batch], tuple[Tensor, Tensor]]
-TeacherAnswer = Callable[[Tensor, Batch], Tensor]
+BatchTransform = Callable[[Batch], tuple[Tensor, Tensor]]
+TeacherFunction = Callable[[Tensor, Batch], Tensor]
 
 # An fp16 scaler starts at 65536 and halves at each overflow; below 1 it is no longer searching for
 # a scale, the gradients themselves are too large.
@@ -55,11 +55,11 @@ class StepBatches(Protocol):
 
 
 @dataclass(kw_only=True)
-class Learner:
+class TrainState:
     """What stays the same from step to step; only forward_size may shrink."""
 
     model: nn.Module
-    prepare: Prepare
+    prepare: BatchTransform
     objective: Objective
     optimizer: Optimizer
     precision: Precision
@@ -68,7 +68,7 @@ class Learner:
     device: torch.device
     seed: int
     augment_seed: int
-    teacher: TeacherAnswer | None
+    teacher: TeacherFunction | None
     clip_grad_norm: float | None
     forward_size: int | None
     world: World
@@ -103,7 +103,7 @@ class _Sums:
     teacher_followed: list[Tensor] = field(default_factory=list)
 
 
-def train_step(learner: Learner, work: StepBatches, lr: float) -> Outcome:
+def train_step(state: TrainState, work: StepBatches, lr: float) -> Outcome:
     """Make one update from the gradient of the whole global batch, unless it is not finite.
 
     Args:
@@ -114,68 +114,68 @@ def train_step(learner: Learner, work: StepBatches, lr: float) -> Outcome:
     Raises:
         ResourceError: Memory ran out at one image per forward pass.
     """
-    apply_lr(learner.optimizer, lr)
-    learner.model.train()
-    statistics = [s.clone() for s in batch_norm_statistics(learner.model)]
-    sums = _gradients_within_memory(learner, work, statistics)
-    sum_gradients(learner.trainable(), learner.world)
-    learner.scaler.unscale_(learner.optimizer)
-    grad_norm = _clipped_norm(learner.trainable(), learner.clip_grad_norm)
-    outcome = _judge(learner, work, sums, grad_norm)
+    apply_lr(state.optimizer, lr)
+    state.model.train()
+    statistics = [s.clone() for s in batch_norm_statistics(state.model)]
+    sums = _gradients_within_memory(state, work, statistics)
+    sum_gradients(state.trainable(), state.world)
+    state.scaler.unscale_(state.optimizer)
+    grad_norm = _clipped_norm(state.trainable(), state.clip_grad_norm)
+    outcome = _judge(state, work, sums, grad_norm)
     if outcome.applied:
-        learner.scaler.step(learner.optimizer)
+        state.scaler.step(state.optimizer)
         share = sum(len(batch.labels) for batch in work.micro_batches) / work.global_batch_size
-        average_batch_norm(learner.model, learner.world, weight=share)
-        if learner.ema:
-            learner.ema.update(learner.model)
+        average_batch_norm(state.model, state.world, weight=share)
+        if state.ema:
+            state.ema.update(state.model)
     else:
-        _restore_statistics(learner.model, statistics)
-    learner.scaler.update()
+        _restore_statistics(state.model, statistics)
+    state.scaler.update()
     return outcome
 
 
 def _gradients_within_memory(
-    learner: Learner, work: StepBatches, statistics: list[Tensor]
+    state: TrainState, work: StepBatches, statistics: list[Tensor]
 ) -> _Sums:
     """Accumulate the gradients, with smaller and smaller forward passes until they fit."""
     while True:
-        learner.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         try:
-            return _accumulate(learner, work)
+            return _accumulate(state, work)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             message = str(error)
         # Outside of `except`: the traceback would keep the failed pass's tensors alive.
-        largest = learner.largest_forward(work)
+        largest = state.largest_forward(work)
         if largest == 1:
             raise ResourceError(
                 f"out of memory at one image per forward pass (step {work.step}): {message}",
                 hint="Choose a smaller model or resolution, or free the device's memory",
             )
-        learner.forward_size = largest // 2
-        _restore_statistics(learner.model, statistics)
-        if learner.device.type == "cuda":
+        state.forward_size = largest // 2
+        _restore_statistics(state.model, statistics)
+        if state.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _accumulate(learner: Learner, work: StepBatches) -> _Sums:
+def _accumulate(state: TrainState, work: StepBatches) -> _Sums:
     """Add up the gradients of all micro-batches, each image weighted 1 / global batch."""
     if not work.micro_batches:
-        raise ValueError(f"process {learner.world.rank} got no micro-batch at step {work.step}")
+        raise ValueError(f"process {state.world.rank} got no micro-batch at step {work.step}")
     sums = _Sums()
     for number, batch in zip(work.numbers, work.micro_batches, strict=True):
-        seed_preparation(learner.augment_seed, work.step, number)
+        seed_batch_transforms(state.augment_seed, work.step, number)
         on_device = batch._replace(
-            images=batch.images.to(learner.device, non_blocking=True),
-            labels=batch.labels.to(learner.device, non_blocking=True),
+            images=batch.images.to(state.device, non_blocking=True),
+            labels=batch.labels.to(state.device, non_blocking=True),
         )
-        images, targets = learner.prepare(on_device)  # (B, 3, H, W), (B, K)
-        seed_step(learner.seed, work.step, number)
-        size = learner.forward_size or len(targets)
+        images, targets = state.prepare(on_device)  # (B, 3, H, W), (B, K)
+        seed_step(state.seed, work.step, number)
+        size = state.forward_size or len(targets)
         losses = [
             _forward_backward(
-                learner,
+                state,
                 images[rows],
                 targets[rows],
                 _part(on_device, rows),
@@ -189,7 +189,7 @@ def _accumulate(learner: Learner, work: StepBatches) -> _Sums:
 
 
 def _forward_backward(
-    learner: Learner,
+    state: TrainState,
     images: Tensor,
     targets: Tensor,
     batch: Batch,
@@ -199,13 +199,13 @@ def _forward_backward(
 ) -> Tensor:
     """Add one forward pass's weighted gradient, and return its weighted loss."""
     teacher_logits = None
-    with learner.precision.autocast():
-        if learner.teacher:
+    with state.precision.autocast():
+        if state.teacher:
             with torch.no_grad():
-                teacher_logits = learner.teacher(images, batch)  # (b, K)
-        heads: Heads = learner.model(images)  # (b, K) each
-    loss = learner.objective(heads, targets, teacher_logits) * weight
-    learner.scaler.scale(loss).backward()
+                teacher_logits = state.teacher(images, batch)  # (b, K)
+        heads: HeadLogits = state.model(images)  # (b, K) each
+    loss = state.objective(heads, targets, teacher_logits) * weight
+    state.scaler.scale(loss).backward()
     if teacher_logits is not None:
         decisions = teacher_logits.argmax(dim=-1)  # (b,)
         sums.teacher_right.append((decisions == targets.argmax(dim=-1)).sum())
@@ -222,12 +222,12 @@ def _clipped_norm(parameters: list[nn.Parameter], clip_grad_norm: float | None) 
     return norm
 
 
-def _judge(learner: Learner, work: StepBatches, sums: _Sums, grad_norm: Tensor) -> Outcome:
+def _judge(state: TrainState, work: StepBatches, sums: _Sums, grad_norm: Tensor) -> Outcome:
     """Read the step's numbers, one transfer for all, and decide whether it counts.
 
     Every process reads the same sums, so all decide alike.
     """
-    zero = torch.zeros((), device=learner.device)
+    zero = torch.zeros((), device=state.device)
     own = torch.stack(
         [
             torch.stack(sums.losses).sum(),
@@ -235,11 +235,11 @@ def _judge(learner: Learner, work: StepBatches, sums: _Sums, grad_norm: Tensor) 
             sum(sums.teacher_followed, zero).float(),
         ]
     )
-    total = learner.world.sum_(own.clone())
+    total = state.world.sum_(own.clone())
     read = torch.cat([total, grad_norm.float().reshape(1), torch.stack(sums.losses)]).tolist()
     loss, right, followed, norm = read[:4]
     finite = math.isfinite(loss) and math.isfinite(norm)
-    scaler = learner.scaler
+    scaler = state.scaler
     overflowed = math.isfinite(loss) and not finite and scaler.is_enabled()
     searching = overflowed and scaler.get_scale() >= MIN_LOSS_SCALE
     images = work.global_batch_size
@@ -249,8 +249,8 @@ def _judge(learner: Learner, work: StepBatches, sums: _Sums, grad_norm: Tensor) 
         loss=loss,
         grad_norm=norm,
         suspects=[i for i, own_loss in enumerate(read[4:]) if not math.isfinite(own_loss)],
-        teacher_agreement=followed / images if learner.teacher else None,
-        teacher_top1=right / images if learner.teacher else None,
+        teacher_agreement=followed / images if state.teacher else None,
+        teacher_top1=right / images if state.teacher else None,
     )
 
 

@@ -18,7 +18,7 @@ from deit_transfer.data.dataset import Dataset, Progress
 from deit_transfer.data.fingerprint import label_fingerprint
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, UsageError
-from deit_transfer.evaluation.predictor import ask_at, open_scorer
+from deit_transfer.evaluation.predictor import open_predictor, predict_at
 from deit_transfer.paper.values import paper_matrix
 from deit_transfer.report.disagreement import heat_map_png
 from deit_transfer.report.plot_style import check_png
@@ -34,10 +34,10 @@ from deit_transfer.runs.predictions import (
     StoredPredictions,
     image_contents,
     join_predictions,
+    predictions_to_store,
     read_predictions,
-    stored_from,
 )
-from deit_transfer.training.data_splits import spoken_name
+from deit_transfer.training.data_splits import display_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def disagree(
     """Compare the decisions of runs and networks, draw them, and return the object.
 
     Args:
-        subjects: Runs' folders; with a dataset also networks, as `open_subject` reads them. A
+        subjects: Runs' folders; with a dataset also networks, as `open_model` reads them. A
             distilled network is three classifiers: its class head, its distillation head, both.
         path: The PNG to write, or to replace where it is a figure of ours.
         dataset_name: Whose test images all are asked about; None takes the predictions that
@@ -99,7 +99,7 @@ def disagree(
     if any(len(one.answers.ids) != facts["num_images"] for one in scored):
         counts = ", ".join(f"{one.name} {len(one.answers.ids):,}" for one in scored)
         notes.append(f"compared are the images that all answered; in all: {counts}")
-    title = scored[0].dataset if dataset is None else spoken_name(dataset)
+    title = scored[0].dataset if dataset is None else display_name(dataset)
     heat_map_png(path, facts, dataset=title, paper=paper_matrix())
     return {"dataset": title, **facts, "notes": notes, "figure": str(path)}
 
@@ -197,24 +197,24 @@ def _ask(
     alone: bool,
 ) -> Scored:
     overrides = {} if device_name is None else {"run.device": device_name}
-    scorer = open_scorer(text, overrides=overrides)
-    _check_company(name, scorer.heads, alone=alone)
-    unknown = sorted(set(dataset.class_names) - set(scorer.class_names))
+    predictor = open_predictor(text, overrides=overrides)
+    _check_company(name, predictor.heads, alone=alone)
+    unknown = sorted(set(dataset.class_names) - set(predictor.class_names))
     if unknown:
         raise DataError(
             f"{name} does not know {len(unknown)} of the {len(dataset.class_names)} classes of "
-            f"{spoken_name(dataset)}, such as {unknown[0]}",
+            f"{display_name(dataset)}, such as {unknown[0]}",
             hint="Name a dataset whose classes all of them were trained on",
         )
-    test, asked = dataset.splits["test"], ask_at(scorer)
+    test, asked = dataset.splits["test"], predict_at(predictor)
     with StopSignals(hint="") as stop:
         predictions = asked.answer(asked.batches(test, stop=stop), stop=stop, progress=progress)
     return Scored(
         name=name,
-        answers=stored_from(predictions, test),
-        class_names=scorer.class_names,
+        answers=predictions_to_store(predictions, test),
+        class_names=predictor.class_names,
         label_names=dataset.class_names,
-        dataset=spoken_name(dataset),
+        dataset=display_name(dataset),
         fresh=True,
     )
 
@@ -226,11 +226,11 @@ def _decisions(scored: Sequence[Scored], dataset: Dataset | None) -> tuple[list[
     for one in scored:
         for name in (*one.label_names, *one.class_names):
             number.setdefault(name, len(number))
-    relabelled = [
+    relabeled = [
         (one.name, replace(one.answers, labels=_codes(number, one.label_names)[one.answers.labels]))
         for one in scored
     ]
-    joined = join_predictions(relabelled)
+    joined = join_predictions(relabeled)
     classifiers = []
     for one, answers in zip(scored, joined, strict=True):
         codes = np.append(_codes(number, one.class_names), UNDECIDED)

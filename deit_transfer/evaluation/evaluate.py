@@ -17,11 +17,11 @@ from deit_transfer.engine.inference import Predictions
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import UsageError
 from deit_transfer.evaluation.eval_splits import (
-    Target,
+    EvalSplit,
     fitting_images,
-    named_target,
-    own_inputs,
-    own_target,
+    named_split,
+    split_of_run,
+    splits_of_run,
 )
 from deit_transfer.evaluation.metrics import (
     Answered,
@@ -34,13 +34,13 @@ from deit_transfer.evaluation.metrics import (
     super_category_facts,
 )
 from deit_transfer.evaluation.outputs import check_folder, write_evaluation
-from deit_transfer.evaluation.predictor import Scorer, ask_at, check_heads, open_scorer
+from deit_transfer.evaluation.predictor import Predictor, check_heads, open_predictor, predict_at
 from deit_transfer.models.test_time_augmentation import NUM_VIEWS, Views
 from deit_transfer.paper.comparable import paper_beside
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.data_splits import DataSplits
 from deit_transfer.training.final_eval import score_facts
 
-KEPT = ("mode", "model", "start", "seed", "epochs", "images_seen", "weights")
+KEPT = ("mode", "model", "pretrained", "seed", "epochs", "images_seen", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def evaluate(
 
     Args:
         subject: A finished run's folder, `MODEL`, or `MODEL=WEIGHTS`.
-        dataset_names: Catalogue names, addresses or folders; none scores a run's own images.
+        dataset_names: Catalog names, addresses or folders; none scores a run's own images.
         overrides: Recipe settings of place and precision, by dotted location.
         split: Which images: `val` to choose something by the figures, `test` to report them.
         views: Views of each image whose probabilities are averaged.
@@ -93,8 +93,8 @@ def evaluate(
         raise UsageError(f"{doubled[0]} is given twice", hint="Name each dataset once")
     if out is not None:
         check_folder(out)
-    scorer = open_scorer(str(subject), overrides=overrides)
-    check_heads(scorer, tuple(heads))
+    predictor = open_predictor(str(subject), overrides=overrides)
+    check_heads(predictor, tuple(heads))
     wanted = Wanted(
         views=views,
         resolutions=tuple(resolutions),
@@ -103,16 +103,16 @@ def evaluate(
         out=out,
     )
     for resolution in (None, *wanted.resolutions):  # what cannot be asked shows before any work
-        ask_at(scorer, resolution=resolution, views=views)
+        predict_at(predictor, resolution=resolution, views=views)
     with StopSignals(hint="") as stop:
         wants_fit = not dataset_names if temperature is None else temperature
-        own = own_inputs(scorer, named=bool(dataset_names), needed=wants_fit, stop=stop)
-        targets = [named_target(scorer, name, split, own, stop) for name in dataset_names]
+        own = splits_of_run(predictor, named=bool(dataset_names), needed=wants_fit, stop=stop)
+        targets = [named_split(predictor, name, split, own, stop) for name in dataset_names]
         if not dataset_names:
-            targets = [own_target(scorer, own, split)]
+            targets = [split_of_run(predictor, own, split)]
         notes: list[str] = []
         val = fitting_images(own, split=split, notes=notes) if wants_fit else None
-        asking = _Asking(scorer, stop, _images_asked(scorer, targets, val, wanted), progress)
+        asking = _Asking(predictor, stop, _images_asked(predictor, targets, val, wanted), progress)
         # ---- fit on validation, then score
         fitted = None
         if val is not None and own is not None:
@@ -124,7 +124,7 @@ def evaluate(
             prefixes = _prefixes([target.title for target in targets])
             for result, prefix, answers in zip(results, prefixes, asking.kept, strict=True):
                 result["files"] = write_evaluation(
-                    out, result, answers, scorer.class_names, fitted, prefix=prefix
+                    out, result, answers, predictor.class_names, fitted, prefix=prefix
                 )
     if len(results) == 1:
         return results[0]
@@ -147,9 +147,9 @@ class _Asking:
     """Ask one network about splits, counting the images of all that is asked."""
 
     def __init__(
-        self, scorer: Scorer, stop: StopSignals, total: int, progress: Progress | None
+        self, predictor: Predictor, stop: StopSignals, total: int, progress: Progress | None
     ) -> None:
-        self.scorer = scorer
+        self.predictor = predictor
         self.kept: list[Answered] = []
         self._stop = stop
         self._total = total
@@ -158,7 +158,7 @@ class _Asking:
 
     def ask(self, images: ImageSet, resolution: int | None, views: Views) -> Predictions:
         """Return the predictions on a split."""
-        asked = ask_at(self.scorer, resolution=resolution, views=views)
+        asked = predict_at(self.predictor, resolution=resolution, views=views)
         num_views = NUM_VIEWS[views]
 
         def count(done: int, _images: int) -> None:
@@ -173,37 +173,37 @@ class _Asking:
 
 def _score(
     asking: _Asking,
-    target: Target,
+    target: EvalSplit,
     wanted: Wanted,
-    own: Inputs | None,
+    own: DataSplits | None,
     fitted: Temperature | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """Return the result object of one split."""
-    scorer = asking.scorer
+    predictor = asking.predictor
     predictions = asking.ask(target.images, None, wanted.views)
     answered = Answered.on(predictions, target.images)
     if wanted.out is not None:
         asking.kept.append(answered)
-    resolution = scorer.subject.classifier.resolution
-    recorded = scorer.result()
+    resolution = predictor.subject.classifier.resolution
+    recorded = predictor.result()
     result: dict[str, Any] = {
-        "run": scorer.text,
+        "run": predictor.text,
         "dataset": target.title,
-        **(_described(scorer) | {key: recorded[key] for key in KEPT if key in recorded}),
+        **(_described(predictor) | {key: recorded[key] for key in KEPT if key in recorded}),
         **score_facts(predictions, target.images),
-        "headline": scorer.recipe.data.headline,
+        "headline": predictor.recipe.data.headline,
         "split": target.split,
         "resolution": resolution,
         "views": wanted.views,
         "calibration": calibration_facts(answered, fitted),
-        "long_tail": long_tail_facts(answered, _train_counts(own, scorer)),
+        "long_tail": long_tail_facts(answered, _train_counts(own, predictor)),
         "super_categories": super_category_facts(answered, target.group_of_class),
     }
     if wanted.heads:
         result["head_scores"] = head_facts(answered, wanted.heads)
     if wanted.per_class:
-        result |= per_class_facts(answered, scorer.class_names)
+        result |= per_class_facts(answered, predictor.class_names)
     if wanted.views != "one":
         result["against_one_view"] = _against_one_view(asking, target, answered)
     if wanted.resolutions:
@@ -214,29 +214,29 @@ def _score(
             model=result["model"],
             mode=result["mode"] or "",
             resolution=resolution,
-            is_run=scorer.is_run,
-            trained_on=scorer.recipe.data.dataset,
-            start=str(result["start"] or ""),
+            is_run=predictor.is_run,
+            trained_on=predictor.recipe.data.dataset,
+            start=str(result["pretrained"] or ""),
         )
-    result["notes"] = [*scorer.notes, *target.notes, *notes]
-    result |= {"device": str(scorer.device), "precision": scorer.precision.name}
+    result["notes"] = [*predictor.notes, *target.notes, *notes]
+    result |= {"device": str(predictor.device), "precision": predictor.precision.name}
     return result
 
 
-def _described(scorer: Scorer) -> dict[str, Any]:
+def _described(predictor: Predictor) -> dict[str, Any]:
     """Return what there is to say of a network that no run recorded."""
     described: dict[str, Any] = dict.fromkeys(KEPT)
-    if not scorer.is_run:
-        start = scorer.text.partition("=")[2] or "imagenet"
-        described |= {"model": scorer.subject.classifier.name, "start": start}
+    if not predictor.is_run:
+        start = predictor.text.partition("=")[2] or "imagenet"
+        described |= {"model": predictor.subject.classifier.name, "pretrained": start}
     return described
 
 
 def _sweep(
-    asking: _Asking, target: Target, wanted: Wanted, answered: Answered
+    asking: _Asking, target: EvalSplit, wanted: Wanted, answered: Answered
 ) -> list[dict[str, Any]]:
     """Return the figures at each resolution, the network's own among them, smallest first."""
-    own = asking.scorer.subject.classifier.resolution
+    own = asking.predictor.subject.classifier.resolution
     rows = []
     for resolution in sorted({own, *wanted.resolutions}):
         other = answered
@@ -251,7 +251,7 @@ def _sweep(
     return rows
 
 
-def _against_one_view(asking: _Asking, target: Target, averaged: Answered) -> dict[str, Any]:
+def _against_one_view(asking: _Asking, target: EvalSplit, averaged: Answered) -> dict[str, Any]:
     """Return the top-1 of a single view, and what the average gained over it."""
     single = Answered.on(asking.ask(target.images, None, "one"), target.images)
     right = single.decisions() == single.labels()
@@ -270,18 +270,18 @@ def _paired(first: Answered, second: Answered) -> dict[str, Any]:
 
 
 def _images_asked(
-    scorer: Scorer, targets: Sequence[Target], val: ImageSet | None, wanted: Wanted
+    predictor: Predictor, targets: Sequence[EvalSplit], val: ImageSet | None, wanted: Wanted
 ) -> int:
     """Return how many views all that is asked for will look at."""
     views = NUM_VIEWS[wanted.views]
-    others = {*wanted.resolutions} - {scorer.subject.classifier.resolution}
+    others = {*wanted.resolutions} - {predictor.subject.classifier.resolution}
     passes = views * (1 + len(others)) + (wanted.views != "one")
     count = sum(len(target.images) for target in targets) * passes
     return count + (len(val) * views if val is not None else 0)
 
 
-def _train_counts(own: Inputs | None, scorer: Scorer) -> NDArray[np.int64] | None:
+def _train_counts(own: DataSplits | None, predictor: Predictor) -> NDArray[np.int64] | None:
     """Return the training images of each class (K,), where the run's own images were loaded."""
     if own is None:
         return None
-    return np.bincount(own.train.labels, minlength=len(scorer.class_names))
+    return np.bincount(own.train.labels, minlength=len(predictor.class_names))

@@ -151,7 +151,7 @@ def named_embeddings(classifier: Classifier) -> dict[str, tuple[int, ...]]:
     transformer after the last block and after the last few; else what the head reads.
     """
     if classifier.distilled:
-        return {"class": (0,), "distil": (1,), "both": (0, 1)}
+        return {"class": (0,), "distill": (1,), "both": (0, 1)}
     if _has_one_token(classifier.backbone):
         count = _last_blocks(classifier.backbone)
         return {"class": (count - 1,), f"last {count} blocks": tuple(range(count))}
@@ -166,7 +166,7 @@ def embeddings(classifier: Classifier, images: Tensor) -> Tensor:
 
     Args:
         classifier: Any network.
-        images: (B, 3, H, W), normalised.
+        images: (B, 3, H, W), normalized.
     """
     if classifier.distilled:
         return classifier.forward_tokens(images)  # (B, 2, D)
@@ -209,7 +209,7 @@ def describe_view(
         "resolution": classifier.resolution,
         "crop": build.evaluation_crop(recipe),
         "upright": images.apply_exif,
-        "colours": [list(classifier.mean), list(classifier.std)],
+        "colors": [list(classifier.mean), list(classifier.std)],
         "precision": precision.name,
     }
 
@@ -251,12 +251,12 @@ def _compute(
         decode_cache_mb=0,  # each image is shown once
         pin_memory=device.type == "cuda",
     )
-    normalise = build.normalisation(classifier)
+    normalize = build.normalization(classifier)
     done = 0
     for batch in batches:
         if stop is not None:
             stop.check()
-        shown = normalise(batch.images.to(device, non_blocking=True))  # (B, 3, H, W)
+        shown = normalize(batch.images.to(device, non_blocking=True))  # (B, 3, H, W)
         with precision.autocast():
             found = embeddings(classifier, shown).float().cpu().numpy()  # (B, E, D)
         indices = batch.indices.numpy()

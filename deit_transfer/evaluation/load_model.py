@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 
 from deit_transfer.errors import UsageError
-from deit_transfer.models.checkpoint_adaptation import load_start
+from deit_transfer.models.checkpoint_adaptation import load_pretrained
 from deit_transfer.models.classifier import Classifier, build_classifier
-from deit_transfer.models.pretrained import IMAGENET, IMAGENET_CLASSES, read_model, read_start
+from deit_transfer.models.pretrained import IMAGENET, IMAGENET_CLASSES, read_model, read_pretrained
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import RECIPE_FILE, RunFolder, open_run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class LoadedModel:
     """Hold a network in evaluation mode, heads included, and what is known about it.
 
     `folder` and `recipe` are None for a network that is not a run of ours. `class_names` is None
@@ -29,7 +29,7 @@ class Subject:
     recipe: Recipe | None
 
 
-def open_subject(text: str, *, device: torch.device) -> Subject:
+def open_model(text: str, *, device: torch.device) -> LoadedModel:
     """Open a run's folder, `MODEL` with its published weights, or `MODEL=WEIGHTS`.
 
     Args:
@@ -46,18 +46,18 @@ def open_subject(text: str, *, device: torch.device) -> Subject:
     if Path(text).is_dir():
         folder = open_run(text)
         classifier, class_names = read_model(folder.path, device=device)
-        return Subject(
+        return LoadedModel(
             name=folder.path.resolve().name,
             classifier=classifier,
             class_names=class_names,
             folder=folder,
             recipe=load_recipe(str(folder.path / RECIPE_FILE)),
         )
-    name, start = split_model_start(text)
+    name, start = split_model_weights(text)
     classifier = build_classifier(name=name, num_classes=IMAGENET_CLASSES)
-    weights = read_start(start, model_name=name)
-    load_start(classifier, weights, keep_head=True)
-    return Subject(
+    weights = read_pretrained(start, model_name=name)
+    load_pretrained(classifier, weights, keep_head=True)
+    return LoadedModel(
         name=name,
         classifier=classifier.to(device).eval(),
         class_names=weights.class_names,
@@ -66,7 +66,7 @@ def open_subject(text: str, *, device: torch.device) -> Subject:
     )
 
 
-def split_model_start(text: str) -> tuple[str, str]:
+def split_model_weights(text: str) -> tuple[str, str]:
     """Split `MODEL` or `MODEL=START` into a network's name and what it starts from.
 
     Args:

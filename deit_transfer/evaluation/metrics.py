@@ -35,7 +35,7 @@ from deit_transfer.analysis.per_class import (
 from deit_transfer.analysis.statistics import wilson_interval
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.engine.inference import Predictions, best_right, scores
-from deit_transfer.runs.predictions import UNDECIDED, StoredPredictions, stored_from
+from deit_transfer.runs.predictions import UNDECIDED, StoredPredictions, predictions_to_store
 
 Rows = list[dict[str, Any]]
 
@@ -61,7 +61,7 @@ class Answered:
         if images.label_sets is not None:
             mask = images.label_sets.mask(predictions.class_logits.shape[1])
             right = mask[predictions.indices.numpy()]  # (N, K)
-        return cls(stored=stored_from(predictions, images), right=right)
+        return cls(stored=predictions_to_store(predictions, images), right=right)
 
     def labels(self, head: str = "joint") -> NDArray[np.int64]:
         """Return the labels (N,) that a head is scored by: its likeliest of the right ones."""
@@ -79,10 +79,10 @@ class Answered:
 
     def logits(self, head: str = "joint") -> list[NDArray[np.float32]]:
         """Return the logits (N, K) whose softmaxes are averaged: of one head, or of both."""
-        if head == "distil" and self.stored.distil_logits is not None:
-            return [self.stored.distil_logits]
-        if head == "joint" and self.stored.distil_logits is not None:
-            return [self.stored.class_logits, self.stored.distil_logits]
+        if head == "distill" and self.stored.distill_logits is not None:
+            return [self.stored.distill_logits]
+        if head == "joint" and self.stored.distill_logits is not None:
+            return [self.stored.class_logits, self.stored.distill_logits]
         return [self.stored.class_logits]
 
 

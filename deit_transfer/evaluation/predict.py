@@ -18,9 +18,15 @@ from deit_transfer.engine.distributed import World
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, ResourceError
 from deit_transfer.evaluation.outputs import csv_text
-from deit_transfer.evaluation.predictor import Asked, Scorer, ask_at, check_heads, open_scorer
+from deit_transfer.evaluation.predictor import (
+    PredictedSplit,
+    Predictor,
+    check_heads,
+    open_predictor,
+    predict_at,
+)
 from deit_transfer.files import check_replaceable, write_text_atomic
-from deit_transfer.runs.predictions import StoredPredictions, stored_from
+from deit_transfer.runs.predictions import StoredPredictions, predictions_to_store
 from deit_transfer.training import build
 
 Answer = dict[str, Any]
@@ -43,7 +49,7 @@ def predict(
         subject: A finished run's folder, `MODEL`, or `MODEL=WEIGHTS`.
         paths: Image files, and folders that are searched for images to any depth.
         top: Classes told of each image, 1 or more; at most all there are.
-        heads: Whose answers: class, distil, joint; of a network with one head always class.
+        heads: Whose answers: class, distill, joint; of a network with one head always class.
         overrides: Recipe settings of place and precision, by dotted location.
         progress: Called with the (images answered, images).
 
@@ -51,31 +57,34 @@ def predict(
         DataError: A path does not exist, or there is no image.
         UsageError: The network has not these heads.
     """
-    scorer = open_scorer(subject, overrides=overrides)
-    check_heads(scorer, tuple(heads))
+    predictor = open_predictor(subject, overrides=overrides)
+    check_heads(predictor, tuple(heads))
     images, skipped = find_images(paths)
-    asked = ask_at(scorer)
+    asked = predict_at(predictor)
     batches = _batches(asked, images)
     start = time.perf_counter()
     with StopSignals(hint="") as stop:
         predictions = asked.answer(batches, stop=stop, progress=progress)
     seconds = time.perf_counter() - start
-    stored, bad = stored_from(predictions, images), {images.ids[one.index] for one in batches.bad}
+    stored, bad = (
+        predictions_to_store(predictions, images),
+        {images.ids[one.index] for one in batches.bad},
+    )
     num_answered = len(images) - len(bad)
     return {
         "run": subject,
-        "model": scorer.subject.classifier.name,
+        "model": predictor.subject.classifier.name,
         "num_images": len(images),
         "num_answered": num_answered,
-        "images": _answers(scorer, stored, bad=bad, heads=heads, top=top),
+        "images": _answers(predictor, stored, bad=bad, heads=heads, top=top),
         "unreadable": [
             {"image": images.ids[one.index], "reason": one.reason} for one in batches.bad
         ],
         "seconds": seconds,
         "images_per_second": num_answered / max(seconds, 1e-9),
-        "notes": [*scorer.notes, *skipped],
-        "device": str(scorer.device),
-        "precision": scorer.precision.name,
+        "notes": [*predictor.notes, *skipped],
+        "device": str(predictor.device),
+        "precision": predictor.precision.name,
     }
 
 
@@ -142,26 +151,31 @@ def write_predictions_csv(path: Path, result: dict[str, Any]) -> None:
         ) from error
 
 
-def _batches(asked: Asked, images: ImageSet) -> EvalBatches:
+def _batches(asked: PredictedSplit, images: ImageSet) -> EvalBatches:
     # an unreadable image must not keep the others from being answered, and no image is seen twice
-    scorer = asked.scorer
+    predictor = asked.predictor
     return eval_batches(
         images,
         transform=asked.transform,
-        batch_size=scorer.recipe.run.eval_batch_size,
-        workers=build.num_workers(scorer.recipe, World()),
+        batch_size=predictor.recipe.run.eval_batch_size,
+        workers=build.num_workers(predictor.recipe, World()),
         allow_bad=True,
-        pin_memory=scorer.device.type == "cuda",
+        pin_memory=predictor.device.type == "cuda",
     )
 
 
 def _answers(
-    scorer: Scorer, stored: StoredPredictions, *, bad: set[str], heads: Sequence[str], top: int
+    predictor: Predictor,
+    stored: StoredPredictions,
+    *,
+    bad: set[str],
+    heads: Sequence[str],
+    top: int,
 ) -> list[Answer]:
     """Return the answers of each head on every readable image."""
     found = {}
     # one head answers alone, as both together or as itself: one name, and no answer twice
-    asked = heads if scorer.subject.classifier.distilled else ("class",)
+    asked = heads if predictor.subject.classifier.distilled else ("class",)
     for head in asked:
         probabilities = torch.from_numpy(stored.probabilities(head))  # (N, K)
         values, classes = probabilities.topk(min(top, probabilities.shape[1]))  # (N, top)
@@ -172,13 +186,13 @@ def _answers(
             continue
         for head, (values, classes) in found.items():
             pairs = zip(classes[place].tolist(), values[place].tolist(), strict=True)
-            given = [_class(scorer, label, value) for label, value in pairs]
+            given = [_class(predictor, label, value) for label, value in pairs]
             told.append({"image": name, "head": head, "classes": given})
     return told
 
 
-def _class(scorer: Scorer, label: int, probability: float) -> dict[str, Any]:
-    name = scorer.class_names[label]
+def _class(predictor: Predictor, label: int, probability: float) -> dict[str, Any]:
+    name = predictor.class_names[label]
     told: dict[str, Any] = {"class": name, "label": label, "percent": 100 * probability}
     described = _descriptions().get(name)
     return told | ({"name": described} if described else {})

@@ -17,7 +17,7 @@ from deit_transfer.engine.inference import Predictions
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import CheckpointError, DataError, UsageError
-from deit_transfer.evaluation.load_model import Subject, open_subject
+from deit_transfer.evaluation.load_model import LoadedModel, open_model
 from deit_transfer.models.classifier import Classifier
 from deit_transfer.models.pretrained import IMAGENET_CLASSES
 from deit_transfer.models.test_time_augmentation import AveragedViews, Views, at_resolution
@@ -27,18 +27,18 @@ from deit_transfer.runs.folder import RECIPE_FILE, RESULT_FILE, open_run
 from deit_transfer.training import build
 from deit_transfer.training.predict_split import answer
 
-HEADS = ("class", "distil", "joint")
+HEADS = ("class", "distill", "joint")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scorer:
+class Predictor:
     """Hold a network with what scoring needs to know: its classes, and its settings of place.
 
     `recipe` is the run's own, or one that holds nothing but how a network by name sees images.
     """
 
     text: str
-    subject: Subject
+    subject: LoadedModel
     class_names: tuple[str, ...]
     recipe: Recipe
     device: torch.device
@@ -51,7 +51,7 @@ class Scorer:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Name the classifiers that the network holds: one, or class, distil and joint."""
+        """Name the classifiers that the network holds: one, or class, distill and joint."""
         return HEADS if self.subject.classifier.distilled else ("joint",)
 
     def result(self) -> dict[str, Any]:
@@ -60,11 +60,11 @@ class Scorer:
         return {} if folder is None else folder.read_json(RESULT_FILE)
 
 
-def open_scorer(text: str, *, overrides: Mapping[str, Any] | None = None) -> Scorer:
+def open_predictor(text: str, *, overrides: Mapping[str, Any] | None = None) -> Predictor:
     """Open a run's folder, `MODEL`, or `MODEL=WEIGHTS`.
 
     Args:
-        text: As `open_subject` takes it.
+        text: As `open_model` takes it.
         overrides: Recipe settings of place and precision, by dotted location.
 
     Raises:
@@ -78,11 +78,11 @@ def open_scorer(text: str, *, overrides: Mapping[str, Any] | None = None) -> Sco
     else:
         recipe = _plain_recipe(changed)
     device = resolve_device(recipe.run.device)
-    subject = open_subject(text, device=device)
+    subject = open_model(text, device=device)
     if subject.recipe is None:
         recipe = _seeing_as(recipe, subject.classifier)
     names, notes = _class_names(subject)
-    return Scorer(
+    return Predictor(
         text=text,
         subject=subject,
         class_names=names,
@@ -93,16 +93,16 @@ def open_scorer(text: str, *, overrides: Mapping[str, Any] | None = None) -> Sco
     )
 
 
-def check_heads(scorer: Scorer, heads: tuple[str, ...]) -> None:
+def check_heads(predictor: Predictor, heads: tuple[str, ...]) -> None:
     """Refuse heads that there are not, or that this network does not have."""
     for head in heads:
         if head not in HEADS:
             raise UsageError(
                 f"--heads {head}: there is no such head", hint=f"Choose from {','.join(HEADS)}"
             )
-        if head not in ("class", *scorer.heads):
+        if head not in ("class", *predictor.heads):
             raise UsageError(
-                f"--heads {head}: {scorer.subject.classifier.name} has no distillation head",
+                f"--heads {head}: {predictor.subject.classifier.name} has no distillation head",
                 hint='Networks with "_distilled" in their name have one; leave --heads out',
             )
 
@@ -110,7 +110,7 @@ def check_heads(scorer: Scorer, heads: tuple[str, ...]) -> None:
 def in_classes_of(
     class_names: tuple[str, ...], dataset: Dataset, *, split: Split = "test"
 ) -> ImageSet:
-    """Return a split labelled as the network numbers its classes; names decide, never order.
+    """Return a split labeled as the network numbers its classes; names decide, never order.
 
     Raises:
         DataError: The dataset has classes that the network does not know, or no such split.
@@ -134,10 +134,10 @@ def in_classes_of(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PredictedSplit:
     """Hold a network at one resolution, looking at one or several views of each image."""
 
-    scorer: Scorer
+    predictor: Predictor
     classifier: Classifier
     model: torch.nn.Module
     transform: EvalTransform
@@ -149,7 +149,7 @@ class Asked:
             stop.check()
 
         return build.scoring_batches(
-            self.scorer.recipe,
+            self.predictor.recipe,
             images,
             self.classifier,
             World(),
@@ -165,15 +165,17 @@ class Asked:
             self.model,
             batches,
             classifier=self.classifier,
-            device=self.scorer.device,
-            precision=self.scorer.precision,
+            device=self.predictor.device,
+            precision=self.predictor.precision,
             world=World(),
             stop=stop,
             progress=progress,
         )
 
 
-def ask_at(scorer: Scorer, *, resolution: int | None = None, views: Views = "one") -> Asked:
+def predict_at(
+    predictor: Predictor, *, resolution: int | None = None, views: Views = "one"
+) -> PredictedSplit:
     """Return the network as it is to be asked.
 
     Args:
@@ -185,17 +187,21 @@ def ask_at(scorer: Scorer, *, resolution: int | None = None, views: Views = "one
         UsageError: The patches do not divide the resolution, or the evaluation crop leaves no
             border to cut five crops from.
     """
-    classifier = scorer.subject.classifier
+    classifier = predictor.subject.classifier
     if resolution is not None:
         classifier = at_resolution(classifier, resolution)
-    crop = build.evaluation_crop(scorer.recipe)
+    crop = build.evaluation_crop(predictor.recipe)
     resized = math.floor(classifier.resolution / crop)
     usual = eval_transform(resolution=classifier.resolution, crop_pct=crop)
     if views == "one":
-        return Asked(scorer=scorer, classifier=classifier, model=classifier, transform=usual)
+        return PredictedSplit(
+            predictor=predictor, classifier=classifier, model=classifier, transform=usual
+        )
     averaged = AveragedViews(classifier, views=views)
     if views == "flip":
-        return Asked(scorer=scorer, classifier=classifier, model=averaged, transform=usual)
+        return PredictedSplit(
+            predictor=predictor, classifier=classifier, model=averaged, transform=usual
+        )
     if resized == classifier.resolution:
         raise UsageError(
             f"--tta {views}: this network looks at the whole side of an image (crop {crop:g}), "
@@ -203,7 +209,9 @@ def ask_at(scorer: Scorer, *, resolution: int | None = None, views: Views = "one
             hint="Use --tta flip, which averages the image and its mirror image",
         )
     whole = eval_transform(resolution=resized, crop_pct=1.0)
-    return Asked(scorer=scorer, classifier=classifier, model=averaged, transform=whole)
+    return PredictedSplit(
+        predictor=predictor, classifier=classifier, model=averaged, transform=whole
+    )
 
 
 def _plain_recipe(overrides: Mapping[str, Any]) -> Recipe:
@@ -222,7 +230,7 @@ def _seeing_as(recipe: Recipe, classifier: Classifier) -> Recipe:
     return recipe.model_copy(update={"augment": augment})
 
 
-def _class_names(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _class_names(subject: LoadedModel) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the classes' names in label order, and what to say where they are taken on trust."""
     if subject.class_names is not None:
         return subject.class_names, ()

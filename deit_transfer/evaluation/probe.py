@@ -1,7 +1,7 @@
 """Own `probe`: what a frozen network's features are worth on a dataset, before any training.
 
 The features of every image are computed once and kept (`run/features.py`); logistic regression
-and nearest neighbours are fitted to those of the training images, choose their settings on the
+and nearest neighbors are fitted to those of the training images, choose their settings on the
 validation images, take those in as well, and answer the test images once.
 
 As an arm of a comparison:
@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from deit_transfer.analysis.probe import (
     LogisticProbe,
-    NeighbourProbe,
+    NeighborProbe,
     logistic_probe,
-    neighbour_probe,
+    neighbor_probe,
 )
 from deit_transfer.analysis.statistics import wilson_interval
 from deit_transfer.data.dataset import ImageSet, Progress, join
@@ -40,7 +40,7 @@ from deit_transfer.engine.precision import Precision, resolve_device, resolve_pr
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.evaluation.features import Features, extract_features, features_folder
-from deit_transfer.evaluation.load_model import split_model_start
+from deit_transfer.evaluation.load_model import split_model_weights
 from deit_transfer.models.checkpoint_adaptation import LoadReport
 from deit_transfer.models.classifier import (
     Classifier,
@@ -49,7 +49,7 @@ from deit_transfer.models.classifier import (
     is_head_key,
     set_attention,
 )
-from deit_transfer.models.pretrained import IMAGENET, StartWeights, read_start
+from deit_transfer.models.pretrained import IMAGENET, PretrainedWeights, read_pretrained
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import (
@@ -59,12 +59,16 @@ from deit_transfer.runs.folder import (
     create_run_folder,
     open_run,
 )
-from deit_transfer.runs.predictions import StoredPredictions, stored_from, write_predictions
+from deit_transfer.runs.predictions import (
+    StoredPredictions,
+    predictions_to_store,
+    write_predictions,
+)
 from deit_transfer.training import build
 from deit_transfer.training.choose_recipe import choose_recipe
-from deit_transfer.training.data_splits import Inputs, load_inputs
+from deit_transfer.training.data_splits import DataSplits, load_splits
 from deit_transfer.training.final_eval import score_facts
-from deit_transfer.training.label_overlap import known_labels
+from deit_transfer.training.label_overlap import label_overlap_notes
 
 # held out for the choice where a recipe holds nothing out: the schema's own default
 CARVED = 0.1
@@ -72,13 +76,13 @@ GO_ON = "Features computed so far are kept: run the same command again to go on"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ProbeRow:
     """Hold both probes of one embedding of D dimensions."""
 
     name: str
     dimensions: int
     logistic: LogisticProbe
-    neighbours: NeighbourProbe
+    neighbors: NeighborProbe
     predictions: Predictions
     knn_top1: float
     knn_interval: list[float]
@@ -96,14 +100,14 @@ class Row:
             "C_tried": [list(pair) for pair in self.logistic.tried.items()],
             "knn_top1": self.knn_top1,
             "knn_top1_ci95": self.knn_interval,
-            "knn_val_top1": self.neighbours.val_top1,
-            "k": self.neighbours.k,
-            "votes": self.neighbours.weighing,
+            "knn_val_top1": self.neighbors.val_top1,
+            "k": self.neighbors.k,
+            "votes": self.neighbors.weighing,
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probed:
+class ProbeResult:
     """Hold what a probe found; see the module's head."""
 
     result: dict[str, Any]
@@ -126,7 +130,7 @@ def probe(
     Args:
         subject: A finished run's folder, a network's name with its published weights, or
             MODEL=START, as in deit_tiny_patch16_224=weights.safetensors.
-        dataset: Catalogue name or folder; split as `finetune` with the same settings splits it.
+        dataset: Catalog name or folder; split as `finetune` with the same settings splits it.
         resolution: Pixels a side; None takes the network's own.
         overrides: Settings of the dataset's fine-tuning recipe, by dotted location; those of
             data, seed, crop and place count here.
@@ -154,11 +158,11 @@ def probe(
     )
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already", hint="Give the result another --out")
-    inputs = load_inputs(recipe.data)
-    probed = probe_arm(recipe, inputs, asked.start, cache=cache, progress=progress)
+    splits = load_splits(recipe.data)
+    probed = probe_arm(recipe, splits, asked.start, cache=cache, progress=progress)
     result = {"subject": subject, **probed.result}
     weights = subject.partition("=")[2] or subject
-    result["notes"] = [*result["notes"], *known_labels(weights, asked.start, inputs)]
+    result["notes"] = [*result["notes"], *label_overlap_notes(weights, asked.start, splits)]
     if out is not None:
         folder = create_run_folder(out.parent, out.name)
         write_predictions(folder.path / PREDICTIONS_FILE, probed.predictions)
@@ -168,12 +172,12 @@ def probe(
 
 def probe_arm(
     recipe: Recipe,
-    inputs: Inputs,
-    start: StartWeights,
+    splits: DataSplits,
+    start: PretrainedWeights,
     *,
     cache: Path | None = None,
     progress: Progress | None = None,
-) -> Probed:
+) -> ProbeResult:
     """Probe the network that a recipe would fine-tune, on the same images.
 
     Args:
@@ -185,19 +189,19 @@ def probe_arm(
         progress: Called with the images computed so far and those to compute.
     """
     began = time.monotonic()
-    if len(np.unique(inputs.train.labels)) < 2:
+    if len(np.unique(splits.train.labels)) < 2:
         raise DataError(
-            f"{inputs.name} has one class to learn: there is nothing to tell apart",
+            f"{splits.name} has one class to learn: there is nothing to tell apart",
             hint="Give a folder with one folder for each of two classes or more",
         )
     device = resolve_device(recipe.run.device)
     precision = resolve_precision(recipe.run.precision, device)
     classifier, report = _network(recipe, start, device, precision)
-    train, val, how = _splits_to_choose_on(inputs, recipe)
+    train, val, how = _splits_to_choose_on(splits, recipe)
     with StopSignals(hint=GO_ON) as stop:
         features = extract_features(
             classifier,
-            join([train, val, inputs.test]),
+            join([train, val, splits.test]),
             recipe=recipe,
             device=device,
             precision=precision,
@@ -207,40 +211,42 @@ def probe_arm(
         )
         fits_began = time.monotonic()
         rows = [
-            _fit(name, values, train, val, inputs=inputs, stop=stop)
+            _fit(name, values, train, val, splits=splits, stop=stop)
             for name, values in _named_embeddings(features).items()
         ]
     ended = time.monotonic()
     best = max(rows, key=lambda row: (row.logistic.val_top1, -row.logistic.val_loss))
     result = {
         "mode": "probe",
-        "dataset": inputs.name,
+        "dataset": splits.name,
         "model": recipe.model.name,
-        "start": start.origin,
+        "pretrained": start.origin,
         "seed": recipe.run.seed,
         "headline": recipe.data.headline,
-        **_chosen_facts(rows, best, inputs.test),
+        **_chosen_facts(rows, best, splits.test),
         "selected_on": how,
         **_cost(features, seconds_now=ended - began, fit_seconds=ended - fits_began),
         "images_seen": len(train) + len(val),
         "epochs": 1,
         "cache": str(cache or features_folder()),
         "resolution": classifier.resolution,
-        "counts": {"train": len(train), "val": len(val), "test": len(inputs.test)},
-        "data_fingerprint": inputs.fingerprint,
-        "notes": [*inputs.dataset.notes, *_notes(report, classifier, rows)],
+        "counts": {"train": len(train), "val": len(val), "test": len(splits.test)},
+        "data_fingerprint": splits.fingerprint,
+        "notes": [*splits.dataset.notes, *_notes(report, classifier, rows)],
         "device": str(device),
         "precision": precision.name,
     }
-    stored = stored_from(best.predictions, inputs.test)
-    return Probed(result=result, correct=stored.decisions() == stored.labels, predictions=stored)
+    stored = predictions_to_store(best.predictions, splits.test)
+    return ProbeResult(
+        result=result, correct=stored.decisions() == stored.labels, predictions=stored
+    )
 
 
 class _Subject(NamedTuple):
     """Hold a network's name and weights, and where it is a run's its resolution."""
 
     name: str
-    start: StartWeights
+    start: PretrainedWeights
     resolution: int | None = None
 
 
@@ -249,14 +255,14 @@ def _read_subject(text: str) -> _Subject:
     if Path(text).is_dir():
         folder = open_run(text)
         model = load_recipe(str(folder.path / RECIPE_FILE)).model
-        start = read_start(str(folder.path), model_name=model.name)
+        start = read_pretrained(str(folder.path), model_name=model.name)
         return _Subject(model.name, start, model.resolution)
-    name, weights = split_model_start(text)
-    return _Subject(name, read_start(weights, model_name=name))
+    name, weights = split_model_weights(text)
+    return _Subject(name, read_pretrained(weights, model_name=name))
 
 
 def _network(
-    recipe: Recipe, start: StartWeights, device: torch.device, precision: Precision
+    recipe: Recipe, start: PretrainedWeights, device: torch.device, precision: Precision
 ) -> tuple[Classifier, LoadReport | None]:
     """Build the network as fine-tuning would, to be asked and never trained."""
     classifier, report = build.network(recipe, ("unused", "head"), start, device)
@@ -269,14 +275,14 @@ def _network(
     return classifier.eval(), report
 
 
-def _splits_to_choose_on(inputs: Inputs, recipe: Recipe) -> tuple[ImageSet, ImageSet, str]:
+def _splits_to_choose_on(splits: DataSplits, recipe: Recipe) -> tuple[ImageSet, ImageSet, str]:
     """Return the images that are fitted, those that choose, and what the latter are called."""
-    if inputs.val is not None:
-        return inputs.train, inputs.val, "val"
-    settings, labels = recipe.data, inputs.train.labels
+    if splits.val is not None:
+        return splits.train, splits.val, "val"
+    settings, labels = recipe.data, splits.train.labels
     share = min(CARVED, settings.val_limit / len(labels))
     stay, held = carve_val(labels, fraction=share, seed=settings.split_seed)
-    return inputs.train.subset(stay), inputs.train.subset(held), "part of train"
+    return splits.train.subset(stay), splits.train.subset(held), "part of train"
 
 
 def _named_embeddings(features: Features) -> dict[str, NDArray[np.float32]]:
@@ -293,9 +299,9 @@ def _fit(
     train: ImageSet,
     val: ImageSet,
     *,
-    inputs: Inputs,
+    splits: DataSplits,
     stop: StopSignals,
-) -> Row:
+) -> ProbeRow:
     own, held_out, test = np.split(values, [len(train), len(train) + len(val)])
     if not (np.isfinite(own).all() and np.isfinite(held_out).all()):
         raise DataError(
@@ -310,34 +316,34 @@ def _fit(
         "val_labels": val.labels,
         # an image that cannot be read is asked about as any number, and then counted as wrong
         "test": np.where(readable[:, None], test, 0.0).astype(np.float32),
-        "num_classes": len(inputs.class_names),
+        "num_classes": len(splits.class_names),
     }
     logistic = logistic_probe(**given, tick=stop.check)
     stop.check()
-    neighbours = neighbour_probe(**given)
-    right = (neighbours.votes.argmax(axis=1) == inputs.test.labels) & readable
+    neighbors = neighbor_probe(**given)
+    right = (neighbors.votes.argmax(axis=1) == splits.test.labels) & readable
     interval = wilson_interval(int(right.sum()), len(right))
-    return Row(
+    return ProbeRow(
         name=name,
         dimensions=values.shape[1],
         logistic=logistic,
-        neighbours=neighbours,
+        neighbors=neighbors,
         predictions=Predictions(
             indices=torch.arange(len(test)),
-            labels=torch.from_numpy(inputs.test.labels),
+            labels=torch.from_numpy(splits.test.labels),
             class_logits=torch.from_numpy(
                 np.where(readable[:, None], logistic.logits, np.nan).astype(np.float32)
             ),
-            distil_logits=None,
+            distill_logits=None,
         ),
         knn_top1=100 * float(right.mean()),
         knn_interval=[interval.low, interval.high],
     )
 
 
-def _chosen_facts(rows: Sequence[Row], best: Row, test: ImageSet) -> dict[str, Any]:
+def _chosen_facts(rows: Sequence[ProbeRow], best: ProbeRow, test: ImageSet) -> dict[str, Any]:
     """Return the scores of both probes, each of the embedding that validation prefers for it."""
-    nearest = max(rows, key=lambda row: row.neighbours.val_top1)
+    nearest = max(rows, key=lambda row: row.neighbors.val_top1)
     return {
         **score_facts(best.predictions, test),
         "embedding": best.name,
@@ -346,9 +352,9 @@ def _chosen_facts(rows: Sequence[Row], best: Row, test: ImageSet) -> dict[str, A
         "knn_top1": nearest.knn_top1,
         "knn_top1_ci95": nearest.knn_interval,
         "knn_embedding": nearest.name,
-        "k": nearest.neighbours.k,
-        "votes": nearest.neighbours.weighing,
-        "knn_val_top1": nearest.neighbours.val_top1,
+        "k": nearest.neighbors.k,
+        "votes": nearest.neighbors.weighing,
+        "knn_val_top1": nearest.neighbors.val_top1,
         "embeddings": [row.facts(test) for row in rows],
     }
 
@@ -367,14 +373,14 @@ def _cost(features: Features, *, seconds_now: float, fit_seconds: float) -> dict
     }
 
 
-def _notes(report: LoadReport | None, classifier: Classifier, rows: list[Row]) -> list[str]:
+def _notes(report: LoadReport | None, classifier: Classifier, rows: list[ProbeRow]) -> list[str]:
     """Say what a reader must know: parts of the network that are random, searches that ended."""
     notes = []
     heads = head_names(classifier.backbone)
     drawn = [
         item.key
         for item in (report.items if report is not None else ())
-        if item.action == "initialised" and not is_head_key(item.key, heads)
+        if item.action == "initialized" and not is_head_key(item.key, heads)
     ]
     if report is None:
         notes.append("the network is random: it starts from nothing")

@@ -25,13 +25,13 @@ from deit_transfer.engine.memory_stats import (
     free_memory,
     peak_memory,
     reset_peak_memory,
-    synchronise,
+    synchronize,
 )
 from deit_transfer.engine.out_of_memory import is_out_of_memory
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, ResourceError
-from deit_transfer.evaluation.load_model import Subject, open_subject
+from deit_transfer.evaluation.load_model import LoadedModel, open_model
 from deit_transfer.models.classifier import (
     Classifier,
     build_classifier,
@@ -200,9 +200,9 @@ def count_gflops(classifier: Classifier, *, resolution: int) -> float:
 
 def _open(
     text: str, resolution: int | None, device: torch.device
-) -> tuple[Subject | None, Classifier]:
+) -> tuple[LoadedModel | None, Classifier]:
     """Return a run's network, or one of this name with random weights, at the size asked for."""
-    subject = open_subject(text, device=device) if Path(text).is_dir() else None
+    subject = open_model(text, device=device) if Path(text).is_dir() else None
     if subject is None:
         classes = find_variant(text).num_classes
         classifier = build_classifier(name=text, num_classes=classes, resolution=resolution)
@@ -289,7 +289,7 @@ def _timed_runs(
 def _named(
     facts: dict[str, Any],
     text: str,
-    subject: Subject | None,
+    subject: LoadedModel | None,
     classifier: Classifier,
     against: Path | None,
 ) -> dict[str, Any]:
@@ -327,7 +327,7 @@ def _paper_speed(model: str, resolution: int) -> tuple[str, float] | None:
 
 
 def _images(size: int, resolution: int, device: torch.device) -> Tensor:
-    """Return noise in place of normalised images (B, 3, H, W)."""
+    """Return noise in place of normalized images (B, 3, H, W)."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(size, 3, resolution, resolution, generator=generator).to(device)
 
@@ -336,11 +336,11 @@ def _forward(
     classifier: Classifier, images: Tensor, precision: Precision, device: torch.device
 ) -> float:
     """Return the seconds of one forward pass, waited for to its end."""
-    synchronise(device)
+    synchronize(device)
     started = time.perf_counter()
     with torch.inference_mode(), precision.autocast():
         classifier(images)
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - started
 
 

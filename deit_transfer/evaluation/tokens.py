@@ -21,7 +21,7 @@ from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.dataset import ImageSet, Progress
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, UsageError
-from deit_transfer.evaluation.predictor import Scorer, ask_at, open_scorer
+from deit_transfer.evaluation.predictor import Predictor, open_predictor, predict_at
 from deit_transfer.models.attention import (
     attention_by_layer,
     rollout,
@@ -30,13 +30,13 @@ from deit_transfer.models.attention import (
 )
 from deit_transfer.models.classifier import Classifier
 from deit_transfer.report.tokens import (
-    AttentionRow,
+    AttentionImage,
     attention_png,
     cosines_png,
     positions_png,
 )
 from deit_transfer.training import build
-from deit_transfer.training.data_splits import load_inputs, spoken_name
+from deit_transfer.training.data_splits import display_name, load_splits
 
 # Touvron et al., ICML 2021 (arXiv 2012.12877), the paragraphs on the distillation token: "the
 # learned class and distillation tokens" 0.06, their embeddings at "the last layer" 0.93, the
@@ -86,19 +86,19 @@ def tokens(
         UsageError: The network has no class token, or it is no run and no images were named.
         DataError: An image cannot be read.
     """
-    scorer = open_scorer(text, overrides=overrides)
-    backbone = token_backbone(scorer.subject.classifier)
-    images, source = _images(scorer, text, files, dataset_name, num_images)
+    predictor = open_predictor(text, overrides=overrides)
+    backbone = token_backbone(predictor.subject.classifier)
+    images, source = _images(predictor, text, files, dataset_name, num_images)
     with StopSignals(hint="") as stop:
-        looked = _look(scorer, images, stop=stop, progress=progress)
-    name = scorer.subject.name
+        looked = _look(predictor, images, stop=stop, progress=progress)
+    name = predictor.subject.name
     folder = out / name
     positions, similarity = _positions(backbone)
     facts: dict[str, Any] = {
         "name": name,
-        "model": scorer.subject.classifier.name,
-        "tokens": _token_names(scorer.subject.classifier),
-        "two_class_tokens": scorer.subject.classifier.two_class_tokens,
+        "model": predictor.subject.classifier.name,
+        "tokens": _token_names(predictor.subject.classifier),
+        "two_class_tokens": predictor.subject.classifier.two_class_tokens,
         "source": source,
         "num_images": len(images),
         "seed": None if files else SAMPLE_SEED,
@@ -106,7 +106,7 @@ def tokens(
         "layers": _layers(looked),
         "final": None if looked.final is None else describe_cosines(looked.final),
         "positions": None if similarity is None else _position_facts(similarity),
-        "attention": _attention_facts(looked, _token_names(scorer.subject.classifier)),
+        "attention": _attention_facts(looked, _token_names(predictor.subject.classifier)),
         "paper": PAPER,
     }
     shown = [images.ids[index] for index in range(len(looked.pixels))]
@@ -115,7 +115,7 @@ def tokens(
 
 
 def _images(
-    scorer: Scorer,
+    predictor: Predictor,
     text: str,
     files: Sequence[Path],
     dataset_name: str | None,
@@ -124,15 +124,15 @@ def _images(
     """Return the images to look at, and what they are called."""
     if files:
         return _from_files(files), "image file" if len(files) == 1 else "image files"
-    recipe = scorer.recipe
+    recipe = predictor.recipe
     if dataset_name is not None:
         data_dir = Path(recipe.data.data_dir) if recipe.data.data_dir else None
         dataset = load_dataset(dataset_name, data_dir=data_dir, for_evaluation=True)
         split = "test" if "test" in dataset.splits else next(iter(dataset.splits))
-        images, source = dataset.splits[split], f"{split} images of {spoken_name(dataset)}"
-    elif scorer.is_run:
-        inputs = load_inputs(recipe.data)
-        images, source = inputs.test, f"test images of {inputs.name}"
+        images, source = dataset.splits[split], f"{split} images of {display_name(dataset)}"
+    elif predictor.is_run:
+        splits = load_splits(recipe.data)
+        images, source = splits.test, f"test images of {splits.name}"
     else:
         raise UsageError(
             f"{text} is no run with images of its own, and none were named",
@@ -161,26 +161,26 @@ def _from_files(paths: Sequence[Path]) -> ImageSet:
 
 @torch.no_grad()
 def _look(
-    scorer: Scorer, images: ImageSet, *, stop: StopSignals, progress: Progress | None
+    predictor: Predictor, images: ImageSet, *, stop: StopSignals, progress: Progress | None
 ) -> Looked:
     """Show the network all images, in float32, and take its tokens and attention out."""
-    classifier = scorer.subject.classifier
-    normalise = build.normalisation(classifier)
+    classifier = predictor.subject.classifier
+    normalize = build.normalization(classifier)
     backbone: Any = classifier.backbone
     layers: list[NDArray[np.float64]] = []
     final: list[NDArray[np.float64]] = []
     pixels: list[NDArray[np.uint8]] = []
     maps: dict[str, NDArray[np.float32]] = {}
     done = 0
-    for batch in ask_at(scorer).batches(images, stop=stop):
+    for batch in predict_at(predictor).batches(images, stop=stop):
         stop.check()
-        inputs = normalise(batch.images.to(scorer.device))  # (B, 3, R, R)
+        splits = normalize(batch.images.to(predictor.device))  # (B, 3, R, R)
         if not pixels:
             first = batch.images[:MOST_MAPS]
             pixels = list(first.permute(0, 2, 3, 1).numpy())  # (R, R, 3) each
-            maps = attention_maps(classifier, inputs[:MOST_MAPS])
+            maps = attention_maps(classifier, splits[:MOST_MAPS])
         if classifier.distilled:
-            embeddings = classifier.forward_layers(inputs)  # (L + 1, B, 2, D)
+            embeddings = classifier.forward_layers(splits)  # (L + 1, B, 2, D)
             layers.append(_between(embeddings))
             final.append(_between(backbone.norm(embeddings[-1])))
         done += len(batch.labels)
@@ -200,20 +200,20 @@ def _between(embeddings: Tensor) -> NDArray[np.float64]:
     return cosine(values[..., 0, :], values[..., 1, :])
 
 
-def attention_maps(classifier: Classifier, inputs: Tensor) -> dict[str, NDArray[np.float32]]:
+def attention_maps(classifier: Classifier, splits: Tensor) -> dict[str, NDArray[np.float32]]:
     """Return what the tokens take from each patch (B, T, h, w), in the last layer and by rollout.
 
     Args:
         classifier: In evaluation mode.
-        inputs: Normalised images (B, 3, R, R).
+        inputs: Normalized images (B, 3, R, R).
 
     Raises:
         UsageError: The network has no class token.
     """
     token_backbone(classifier)
     backbone: Any = classifier.backbone
-    weights = attention_by_layer(classifier, inputs)  # (L, M, N, N)
-    grid = tuple(side // backbone.patch_embed.patch_size[0] for side in inputs.shape[-2:])
+    weights = attention_by_layer(classifier, splits)  # (L, M, N, N)
+    grid = tuple(side // backbone.patch_embed.patch_size[0] for side in splits.shape[-2:])
     # tokens beyond the first two (registers) have nothing to be compared with
     prefix, kept = backbone.num_prefix_tokens, len(_token_names(classifier))
     return {
@@ -223,7 +223,7 @@ def attention_maps(classifier: Classifier, inputs: Tensor) -> dict[str, NDArray[
 
 
 def _token_names(classifier: Classifier) -> list[str]:
-    return ["class", "distil"] if classifier.distilled else ["class"]
+    return ["class", "distill"] if classifier.distilled else ["class"]
 
 
 def _positions(backbone: Any) -> tuple[Tensor | None, NDArray[np.float64] | None]:
@@ -297,7 +297,7 @@ def _draw(
         figures["positions"] = str(folder / "positions.png")
         positions_png(folder / "positions.png", similarity, title=facts["name"])
     rows = [
-        AttentionRow(
+        AttentionImage(
             name=name,
             pixels=pixels,
             maps={kind: maps[number] for kind, maps in looked.maps.items()},

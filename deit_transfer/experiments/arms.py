@@ -67,7 +67,7 @@ def check_arm_names(names: Sequence[str], *, taught: bool) -> tuple[str, ...]:
             )
         if names.count(name) > 1:
             raise UsageError(f"the arm {name} is given twice", hint="Name each arm once")
-    students = [name for name in names if name == DISTILLED or _distils(name)]
+    students = [name for name in names if name == DISTILLED or _distills(name)]
     if taught and not students:
         raise UsageError(
             f"no arm learns from the teacher: the arms are {', '.join(names)}",
@@ -153,12 +153,12 @@ def _with_images(arm: Arm, images: int, *, num_images: int) -> Arm:
     return arm.with_recipe(schedule=arm.recipe.schedule.model_copy(update=length))
 
 
-def _distils(name: str) -> bool:
-    return name not in MODES and load_recipe(name).distil.kind != "none"
+def _distills(name: str) -> bool:
+    return name not in MODES and load_recipe(name).distill.kind != "none"
 
 
 def _settings(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    taught = name == DISTILLED or _distils(name)
+    taught = name == DISTILLED or _distills(name)
     return with_teacher(overrides) if taught else without_teacher(overrides)
 
 

@@ -29,22 +29,28 @@ from deit_transfer.experiments.label_fractions import (
     validation_labels,
 )
 from deit_transfer.experiments.outputs import write_comparison
-from deit_transfer.experiments.preflight import GO_ON, Ready, check_all, read_starts, shared_inputs
+from deit_transfer.experiments.preflight import (
+    GO_ON,
+    Preflight,
+    check_all,
+    read_pretrained_weights,
+    shared_splits,
+)
 from deit_transfer.experiments.probe_arm import probe_or_reuse
 from deit_transfer.experiments.soup import SOUP, make_soup
 from deit_transfer.experiments.train_or_reuse import (
-    Trained,
-    answers_on_test,
+    TrainedRun,
+    test_predictions,
     train_or_reuse,
     with_seed,
 )
-from deit_transfer.models.pretrained import NONE, StartWeights
+from deit_transfer.models.pretrained import NONE, PretrainedWeights
 from deit_transfer.paper.values import paper_top1
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import refuse_taken_name
-from deit_transfer.training.callbacks import Observer, Silent
-from deit_transfer.training.data_splits import Inputs
-from deit_transfer.training.label_overlap import known_labels
+from deit_transfer.training.callbacks import Callbacks, NoCallbacks
+from deit_transfer.training.data_splits import DataSplits
+from deit_transfer.training.label_overlap import label_overlap_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class SizePlan:
     """Hold what is compared at one share of the labels: the images, and the arms that see them."""
 
     fraction: float
-    inputs: Inputs
+    splits: DataSplits
     arms: Sequence[Arm]
 
 
@@ -71,19 +77,19 @@ def compare(
     labels: Sequence[str] = (),
     start_name: str | None = None,
     soup: bool = True,
-    observer: Observer | None = None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train every arm with every seed at every share of the labels; return the comparison object.
 
     Args:
-        dataset: Catalogue name or folder.
+        dataset: Catalog name or folder.
         start: What the fine-tuned arms start from.
         seeds: Runs per arm; all arms use the seeds from the recipe's on.
         out: Folder that holds the runs.
         name: Folder of the comparison below `out`; None makes one.
         arms: scratch, finetune, distilled, probe, and recipes by name; none takes scratch and
             finetune, and with a teacher distilled.
-        fractions: Shares of the labelled images, in (0, 1]; none takes all of them. The
+        fractions: Shares of the labeled images, in (0, 1]; none takes all of them. The
             comparison is of the largest; the others add `label_efficiency`.
         budget: `recipe` gives each arm its own recipe's length; `equal-images` gives all arms
             the images of the fine-tuned one.
@@ -99,12 +105,12 @@ def compare(
         UsageError: The name is taken, or what is asked for contradicts itself.
         DataError: The arms would not see the same data.
     """
-    observer, overrides = observer or Silent(), overrides or {}
+    callbacks, overrides = callbacks or NoCallbacks(), overrides or {}
     refuse_taken_name(out, name, what="comparison")
     shares = check_fractions(fractions, overrides)
 
     # All that can be wrong is found before anything is trained
-    taught = any(key.startswith("distil.") for key in overrides)
+    taught = any(key.startswith("distill.") for key in overrides)
     chosen = choose_arms(
         check_arm_names(arms, taught=taught),
         dataset,
@@ -112,19 +118,21 @@ def compare(
         recipe_names=recipe_names or {},
         overrides=overrides,
     )
-    with StopSignals(before_exit=observer.leave, hint=GO_ON) as stop:
-        plans = _plan_sizes(chosen, shares, budget, stop=stop, observer=observer)
+    with StopSignals(before_exit=callbacks.leave, hint=GO_ON) as stop:
+        plans = _plan_sizes(chosen, shares, budget, stop=stop, callbacks=callbacks)
         recipes = _recipes(plans[-1].arms)
-        starts = check_all(recipes, plans[-1].inputs, stop=stop, known=read_starts(recipes))
+        starts = check_all(
+            recipes, plans[-1].splits, stop=stop, known=read_pretrained_weights(recipes)
+        )
 
     # Every size, every seed, every arm, and the average of the fine-tuned runs
-    trained: list[dict[str, list[Trained]]] = []
+    trained: list[dict[str, list[TrainedRun]]] = []
     for plan in plans:
         size = f", {100 * plan.fraction:g}% of the labels" if len(plans) > 1 else ""
-        ready = Ready(plan.inputs, starts)
-        runs = _train_size(plan, ready, seeds=seeds, out=out, size=size, observer=observer)
+        ready = Preflight(plan.splits, starts)
+        runs = _train_size(plan, ready, seeds=seeds, out=out, size=size, callbacks=callbacks)
         if soup and len(runs.get(FINETUNE, ())) > 1:
-            runs[SOUP] = [_make_soup(runs[FINETUNE], plan, out=out, size=size, observer=observer)]
+            runs[SOUP] = [_make_soup(runs[FINETUNE], plan, out=out, size=size, callbacks=callbacks)]
         trained.append(runs)
 
     # What they say: the largest size as a comparison of its own, all of them as curves
@@ -151,25 +159,24 @@ def _plan_sizes(
     budget: Budget,
     *,
     stop: StopSignals,
-    observer: Observer,
+    callbacks: Callbacks,
 ) -> list[SizePlan]:
     """Load the images of every size, and settle how long each arm is trained on them."""
     plans = []
     for fraction in shares:
         sized = [arm.with_recipe(data=at_fraction(arm.recipe, fraction).data) for arm in arms]
-        inputs = shared_inputs(_recipes(sized), stop=stop, observer=observer)
-        if len(shares) > 1 and has_own_val(sized[0].recipe, inputs):
+        splits = shared_splits(_recipes(sized), stop=stop, callbacks=callbacks)
+        if len(shares) > 1 and has_own_val(sized[0].recipe, splits):
             sized = [arm.with_recipe(data=pooled(arm.recipe).data) for arm in sized]
-            inputs = shared_inputs(_recipes(sized), stop=stop, observer=observer)
+            splits = shared_splits(_recipes(sized), stop=stop, callbacks=callbacks)
         if budget == "equal-images":
-            sized = with_equal_images(sized, len(inputs.train))
-        plans.append(SizePlan(fraction=fraction, inputs=inputs, arms=sized))
-    counts = [num_labels(plan.inputs) for plan in plans]
+            sized = with_equal_images(sized, len(splits.train))
+        plans.append(SizePlan(fraction=fraction, splits=splits, arms=sized))
+    counts = [num_labels(plan.splits) for plan in plans]
     for plan, fewer, count in zip(plans[1:], counts, counts[1:], strict=False):
         if count == fewer:
             raise UsageError(
-                f"{100 * plan.fraction:g}% and the share before it are both {count} labelled "
-                "images",
+                f"{100 * plan.fraction:g}% and the share before it are both {count} labeled images",
                 hint="Take shares that lie further apart",
             )
     return plans
@@ -177,15 +184,15 @@ def _plan_sizes(
 
 def _train_size(
     plan: SizePlan,
-    ready: Ready,
+    ready: Preflight,
     *,
     seeds: int,
     out: Path,
     size: str,
-    observer: Observer,
-) -> dict[str, list[Trained]]:
+    callbacks: Callbacks,
+) -> dict[str, list[TrainedRun]]:
     """Return the finished runs of every arm, in order of seeds."""
-    trained: dict[str, list[Trained]] = {arm.name: [] for arm in plan.arms}
+    trained: dict[str, list[TrainedRun]] = {arm.name: [] for arm in plan.arms}
     first_seed = _leading(plan.arms).recipe.run.seed
     for seed in range(first_seed, first_seed + seeds):
         for arm in plan.arms:
@@ -194,27 +201,27 @@ def _train_size(
             of_seeds = (
                 "" if arm.is_probe else f", seed {seed} (run {seed - first_seed + 1} of {seeds})"
             )
-            observer.note(f"\n{arm.name}{of_seeds}{size}")
+            callbacks.note(f"\n{arm.name}{of_seeds}{size}")
             do = probe_or_reuse if arm.is_probe else train_or_reuse
             recipe = with_seed(arm.recipe, seed)
             start = ready.start_of(recipe)
-            done = do(recipe, start, ready.inputs, out=out, observer=observer)
+            done = do(recipe, start, ready.splits, out=out, callbacks=callbacks)
             trained[arm.name].append(done)
     return trained
 
 
 def _make_soup(
-    members: Sequence[Trained], plan: SizePlan, *, out: Path, size: str, observer: Observer
-) -> Trained:
+    members: Sequence[TrainedRun], plan: SizePlan, *, out: Path, size: str, callbacks: Callbacks
+) -> TrainedRun:
     """Average the weights of the fine-tuned runs of one size."""
     recipe = next(arm.recipe for arm in plan.arms if arm.name == FINETUNE)
-    observer.note(f"\n{SOUP} of the {len(members)} fine-tuned runs{size}")
-    return make_soup(members, recipe, plan.inputs, out=out, observer=observer)
+    callbacks.note(f"\n{SOUP} of the {len(members)} fine-tuned runs{size}")
+    return make_soup(members, recipe, plan.splits, out=out, callbacks=callbacks)
 
 
 def _read_off(
     plans: Sequence[SizePlan],
-    trained: Sequence[Mapping[str, Sequence[Trained]]],
+    trained: Sequence[Mapping[str, Sequence[TrainedRun]]],
     *,
     leading: Arm,
     start: str,
@@ -226,7 +233,7 @@ def _read_off(
         [_arm_runs(arm, runs, plan) for arm, runs in by_arm.items()]
         for plan, by_arm in zip(plans, trained, strict=True)
     ]
-    largest = plans[-1].inputs
+    largest = plans[-1].splits
     comparison = build_comparison(
         arms=measured[-1],
         dataset=largest.name,
@@ -252,24 +259,26 @@ def _leading(arms: Sequence[Arm]) -> Arm:
 
 def _start_name(arms: Sequence[Arm]) -> str:
     """Return what the first arm that starts from weights starts from; none where no arm does."""
-    starts = [arm.recipe.model.start for arm in arms]
+    starts = [arm.recipe.model.pretrained for arm in arms]
     return Path(next((start for start in starts if start != NONE), NONE)).name
 
 
 def _known_labels(
-    arms: Sequence[Arm], starts: Mapping[tuple[str, str], StartWeights], plans: Sequence[SizePlan]
+    arms: Sequence[Arm],
+    starts: Mapping[tuple[str, str], PretrainedWeights],
+    plans: Sequence[SizePlan],
 ) -> list[str]:
     """Return cautions on starts that have seen labels of these images."""
-    ready = Ready(plans[-1].inputs, starts)
-    named = {arm.recipe.model.start: ready.start_of(arm.recipe) for arm in arms}
+    ready = Preflight(plans[-1].splits, starts)
+    named = {arm.recipe.model.pretrained: ready.start_of(arm.recipe) for arm in arms}
     return [
         note
         for start, weights in named.items()
-        for note in known_labels(start, weights, ready.inputs)
+        for note in label_overlap_notes(start, weights, ready.splits)
     ]
 
 
-def _arm_runs(name: str, runs: Sequence[Trained], plan: SizePlan) -> ArmRuns:
+def _arm_runs(name: str, runs: Sequence[TrainedRun], plan: SizePlan) -> ArmRuns:
     souped = name == SOUP
     arm = next(arm for arm in plan.arms if arm.name == (FINETUNE if souped else name))
     model = arm.recipe.model
@@ -279,13 +288,13 @@ def _arm_runs(name: str, runs: Sequence[Trained], plan: SizePlan) -> ArmRuns:
         None
         if souped or arm.is_probe
         else paper_top1(
-            plan.inputs.dataset.info.name, model.name, arm.recipe.mode, resolution=resolution
+            plan.splits.dataset.info.name, model.name, arm.recipe.mode, resolution=resolution
         )
     )
     return ArmRuns(
         arm=name,
         results=[run.result for run in runs],
-        correct=[answers_on_test(run.folder, plan.inputs) for run in runs],
+        correct=[test_predictions(run.folder, plan.splits) for run in runs],
         paper_top1=paper.top1 if paper is not None else None,
         paper_label=paper.label if paper is not None else "",
         reused=sum(run.reused for run in runs),
@@ -299,23 +308,23 @@ def _arm_runs(name: str, runs: Sequence[Trained], plan: SizePlan) -> ArmRuns:
 
 
 def _cautions(plans: Sequence[SizePlan], arms: Sequence[Arm]) -> list[str]:
-    notes = limit_label(plans[-1].arms[0].recipe, plans[-1].inputs)
+    notes = limit_label(plans[-1].arms[0].recipe, plans[-1].splits)
     notes += [note for arm in arms for note in arm.notes]
     if len(plans) > 1:
         notes += validation_labels(
-            [(plan.fraction, plan.arms[0].recipe, plan.inputs) for plan in plans]
+            [(plan.fraction, plan.arms[0].recipe, plan.splits) for plan in plans]
         )
     return notes
 
 
 def _efficiency(plans: Sequence[SizePlan], measured: Sequence[Sequence[ArmRuns]]) -> dict[str, Any]:
     sizes = [
-        as_size(plan.fraction, num_labels(plan.inputs), arms)
+        as_size(plan.fraction, num_labels(plan.splits), arms)
         for plan, arms in zip(plans, measured, strict=True)
     ]
     names = [arm.name for arm in plans[0].arms]
     facts = [
-        {"counts": plan.inputs.counts, "data_fingerprint": plan.inputs.fingerprint}
+        {"counts": plan.splits.counts, "data_fingerprint": plan.splits.fingerprint}
         for plan in plans
     ]
     baseline = SCRATCH if SCRATCH in names else names[0]

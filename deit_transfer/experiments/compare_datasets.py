@@ -9,7 +9,7 @@ from deit_transfer.experiments.arms import Budget, check_arm_names
 from deit_transfer.experiments.compare import compare
 from deit_transfer.experiments.outputs import write_datasets
 from deit_transfer.runs.folder import refuse_taken_name
-from deit_transfer.training.callbacks import Observer, Silent
+from deit_transfer.training.callbacks import Callbacks, NoCallbacks
 
 
 def compare_datasets(
@@ -23,7 +23,7 @@ def compare_datasets(
     fractions: Sequence[float] = (),
     budget: Budget = "recipe",
     overrides: Mapping[str, Any] | None = None,
-    observer: Observer | None = None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Compare on one dataset after the other, and return the table object.
 
@@ -31,13 +31,13 @@ def compare_datasets(
     `exit_code`.
 
     Args:
-        datasets: Catalogue names or folders, each once.
+        datasets: Catalog names or folders, each once.
         start: As in `compare`, like all that follow.
         seeds: Runs per arm.
         out: Folder that holds the runs.
         name: Folder of the table below `out`; None makes one. Each comparison makes its own.
         arms: The arms; none takes the usual ones.
-        fractions: Shares of the labelled images.
+        fractions: Shares of the labeled images.
         budget: What all arms are given alike.
         overrides: Recipe settings for all arms, by dotted location.
         observer: Who is told what happens.
@@ -46,18 +46,18 @@ def compare_datasets(
         UsageError: A dataset is given twice, or what is asked for can be of no dataset.
         StoppedError: A signal arrived; what is finished is found again.
     """
-    observer, overrides = observer or Silent(), overrides or {}
+    callbacks, overrides = callbacks or NoCallbacks(), overrides or {}
     twice = sorted({one for one in datasets if list(datasets).count(one) > 1})
     if twice:
         raise UsageError(f"{twice[0]} is given twice", hint="Name each dataset once")
     refuse_taken_name(out, name, what="comparison")
-    check_arm_names(arms, taught=any(key.startswith("distil.") for key in overrides))
+    check_arm_names(arms, taught=any(key.startswith("distill.") for key in overrides))
 
     comparisons: list[dict[str, Any]] = []
     columns: list[str] = []
     failed: list[dict[str, Any]] = []
     for place, dataset in enumerate(datasets):
-        observer.note(f"\nDataset {place + 1} of {len(datasets)}: {dataset}")
+        callbacks.note(f"\nDataset {place + 1} of {len(datasets)}: {dataset}")
         try:
             found = compare(
                 dataset,
@@ -68,13 +68,13 @@ def compare_datasets(
                 fractions=fractions,
                 budget=budget,
                 overrides=overrides,
-                observer=observer,
+                callbacks=callbacks,
             )
         except StoppedError:
             raise
         except Exception as error:  # whatever it is, the other datasets are still wanted
             failed.append(_failure(dataset, error))
-            observer.warn(f"{dataset} failed, the others go on: {failed[-1]['error']}")
+            callbacks.warn(f"{dataset} failed, the others go on: {failed[-1]['error']}")
         else:
             comparisons.append(found)
             columns.append(_column(found["dataset"], columns))

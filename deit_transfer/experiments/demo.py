@@ -7,7 +7,7 @@ from deit_transfer.experiments.compare import compare
 from deit_transfer.experiments.preflight import GO_ON
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.runs.folder import RunFolder
-from deit_transfer.training.callbacks import Observer, Silent
+from deit_transfer.training.callbacks import Callbacks, NoCallbacks
 from deit_transfer.training.train import train
 
 DATASET = "digits"
@@ -19,17 +19,17 @@ HONEST_LABELS = (
 )
 
 
-def demo(*, out: Path, seeds: int, observer: Observer | None = None) -> dict[str, Any]:
+def demo(*, out: Path, seeds: int, callbacks: Callbacks | None = None) -> dict[str, Any]:
     """Pretrain on digits 0 to 4, then compare both arms on 5 to 9 with few labels a class.
 
     Returns:
         The comparison object.
     """
-    observer = observer or Silent()
-    observer.note("First act: pretrain a tiny DeiT on the digits 0 to 4.")
+    callbacks = callbacks or NoCallbacks()
+    callbacks.note("First act: pretrain a tiny DeiT on the digits 0 to 4.")
     recipe = load_recipe(PRETRAINING)
-    pretrained = train(recipe, out=out, resume=True, observer=observer, go_on=GO_ON)
-    observer.note("\nSecond act: learn 5 to 9, from scratch and from those weights.")
+    pretrained = train(recipe, out=out, resume=True, callbacks=callbacks, go_on=GO_ON)
+    callbacks.note("\nSecond act: learn 5 to 9, from scratch and from those weights.")
     return compare(
         DATASET,
         start=str(RunFolder(Path(pretrained["run"])).path.resolve()),
@@ -39,5 +39,5 @@ def demo(*, out: Path, seeds: int, observer: Observer | None = None) -> dict[str
         labels=HONEST_LABELS,
         start_name="the digits 0-4",
         soup=False,
-        observer=observer,
+        callbacks=callbacks,
     )

@@ -11,10 +11,10 @@ from typing import Any
 from deit_transfer.analysis.comparison import ArmRuns, build_comparison
 from deit_transfer.analysis.epochs_gain import gain
 from deit_transfer.errors import RecipeError
-from deit_transfer.experiments.preflight import Ready, make_ready
+from deit_transfer.experiments.preflight import Preflight, preflight
 from deit_transfer.experiments.train_or_reuse import (
-    Trained,
-    answers_on_test,
+    TrainedRun,
+    test_predictions,
     train_or_reuse,
     with_seed,
     with_teacher,
@@ -23,12 +23,12 @@ from deit_transfer.experiments.train_or_reuse import (
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
 from deit_transfer.recipe.search_space import search_error
-from deit_transfer.report.epochs_report import lengths_markdown, lengths_png
+from deit_transfer.report.epochs_report import epochs_markdown, epochs_png
 from deit_transfer.report.number_format import counted
 from deit_transfer.runs.folder import EPOCHS_FILE, RunFolder, folder_of_runs, refuse_taken_name
-from deit_transfer.training.callbacks import Observer, Silent
+from deit_transfer.training.callbacks import Callbacks, NoCallbacks
 from deit_transfer.training.choose_recipe import choose_recipe
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.data_splits import DataSplits
 
 FIGURE_FILE = "epochs.png"
 REPORT_FILE = "epochs.md"
@@ -37,13 +37,13 @@ PLAIN, DISTILLED = "plain", "distilled"
 
 
 @dataclass(frozen=True)
-class Cell:
+class EpochsCell:
     """Hold the runs of one arm at one length, one per seed."""
 
     arm: str
     epochs: int
     recipe: Recipe
-    runs: list[Trained]
+    runs: list[TrainedRun]
 
 
 def epochs(
@@ -56,12 +56,12 @@ def epochs(
     recipe_name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
-    observer: Observer | None = None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train at several lengths, each with its own schedule, and return accuracy by length.
 
     Args:
-        dataset: Catalogue name or folder.
+        dataset: Catalog name or folder.
         lengths: Epochs of each training, at least one, each once.
         seeds: Runs per length and arm, with the seeds from the recipe's on.
         out: Folder that holds the runs.
@@ -85,13 +85,13 @@ def epochs(
         overrides=overrides or {},
     )
     # all that can be wrong is found before anything is trained
-    observer = observer or Silent()
+    callbacks = callbacks or NoCallbacks()
     named = {f"{cell.arm}, {counted(cell.epochs, 'epoch')}": cell.recipe for cell in cells}
-    ready = make_ready(named, observer=observer)
+    ready = preflight(named, callbacks=callbacks)
     first_seed = cells[0].recipe.run.seed
     all_seeds = range(first_seed, first_seed + seeds)
-    _train(cells, all_seeds, ready, out=out, observer=observer)
-    found = _outcome(cells, all_seeds, ready.inputs)
+    _train(cells, all_seeds, ready, out=out, callbacks=callbacks)
+    found = _outcome(cells, all_seeds, ready.splits)
     automatic = f"{FOLDERS}/{found['dataset']}-{found['mode']}-{found['model']}"
     folder = folder_of_runs(found, out, name, automatic=automatic, file=EPOCHS_FILE)
     return _write(folder, found)
@@ -104,13 +104,13 @@ def _cells(
     start: str | None,
     recipe_name: str | None,
     overrides: Mapping[str, Any],
-) -> list[Cell]:
+) -> list[EpochsCell]:
     """Return every arm at every length, the shortest first: a first answer comes soon."""
-    taught = any(key.startswith("distil.") for key in overrides)
+    taught = any(key.startswith("distill.") for key in overrides)
     arms = {PLAIN: without_teacher(overrides)}
     if taught:
         arms[DISTILLED] = with_teacher(overrides)
-    cells: list[Cell] = []
+    cells: list[EpochsCell] = []
     faults: dict[str, None] = {}
     for length in lengths:
         for arm, settings in arms.items():
@@ -127,7 +127,7 @@ def _cells(
                     f"{fault} ({counted(length, 'epoch')}, {arm})": None for fault in error.faults
                 }
             else:
-                cells.append(Cell(arm, length, recipe, []))
+                cells.append(EpochsCell(arm, length, recipe, []))
     if faults:
         raise search_error(list(faults))
     return cells
@@ -140,7 +140,12 @@ def _mode(start: str | None, recipe_name: str | None) -> Mode:
 
 
 def _train(
-    cells: Sequence[Cell], seeds: Sequence[int], ready: Ready, *, out: Path, observer: Observer
+    cells: Sequence[EpochsCell],
+    seeds: Sequence[int],
+    ready: Preflight,
+    *,
+    out: Path,
+    callbacks: Callbacks,
 ) -> None:
     total = len(cells) * len(seeds)
     order = sorted(
@@ -148,38 +153,40 @@ def _train(
     )
     for place, (cell, seed) in enumerate(order, start=1):
         length = counted(cell.epochs, "epoch")
-        observer.note(f"\nrun {place} of {total}: {cell.arm}, {length}, seed {seed}")
+        callbacks.note(f"\nrun {place} of {total}: {cell.arm}, {length}, seed {seed}")
         recipe = with_seed(cell.recipe, seed)
         start = ready.start_of(recipe)
-        cell.runs.append(train_or_reuse(recipe, start, ready.inputs, out=out, observer=observer))
+        cell.runs.append(train_or_reuse(recipe, start, ready.splits, out=out, callbacks=callbacks))
 
 
-def _outcome(cells: Sequence[Cell], seeds: Sequence[int], inputs: Inputs) -> dict[str, Any]:
+def _outcome(
+    cells: Sequence[EpochsCell], seeds: Sequence[int], splits: DataSplits
+) -> dict[str, Any]:
     lengths = sorted({cell.epochs for cell in cells})
     plain, last = cells[0].recipe, cells[-1].recipe
-    teaches = last.distil.teacher is not None
-    points = [_point([cell for cell in cells if cell.epochs == n], inputs) for n in lengths]
+    teaches = last.distill.teacher is not None
+    points = [_point([cell for cell in cells if cell.epochs == n], splits) for n in lengths]
     labels = [label for point in points for label in point.pop("labels")]
     return {
-        "dataset": inputs.name,
+        "dataset": splits.name,
         "mode": plain.mode,
         "model": plain.model.name,
         "distilled_model": last.model.name if teaches else None,
-        "start": plain.model.start,
-        "teacher": last.distil.teacher,
+        "pretrained": plain.model.pretrained,
+        "teacher": last.distill.teacher,
         "teacher_top1": cells[-1].runs[0].result.get("teacher_top1") if teaches else None,
         "seeds": list(seeds),
         "lengths": lengths,
         "points": points,
-        "gains": _gains(cells, inputs),
-        "num_test_images": len(inputs.test),
-        "counts": inputs.counts,
-        "data_fingerprint": inputs.fingerprint,
+        "gains": _gains(cells, splits),
+        "num_test_images": len(splits.test),
+        "counts": splits.counts,
+        "data_fingerprint": splits.fingerprint,
         "labels": list(dict.fromkeys(labels)),
     }
 
 
-def _point(cells: Sequence[Cell], inputs: Inputs) -> dict[str, Any]:
+def _point(cells: Sequence[EpochsCell], splits: DataSplits) -> dict[str, Any]:
     """Return one length: its arms with their intervals, and the difference that a teacher makes."""
     recipe = cells[0].recipe
     compared = build_comparison(
@@ -187,21 +194,21 @@ def _point(cells: Sequence[Cell], inputs: Inputs) -> dict[str, Any]:
             ArmRuns(
                 arm=cell.arm,
                 results=[run.result for run in cell.runs],
-                correct=[answers_on_test(run.folder, inputs) for run in cell.runs],
+                correct=[test_predictions(run.folder, splits) for run in cell.runs],
                 reused=sum(run.reused for run in cell.runs),
             )
             for cell in cells
         ],
-        dataset=inputs.name,
+        dataset=splits.name,
         model=recipe.model.name,
-        start=recipe.model.start,
+        start=recipe.model.pretrained,
         budget="recipe",
     )
     kept = ("arms", "differences", "labels")
     return {"epochs": cells[0].epochs} | {key: compared[key] for key in kept}
 
 
-def _gains(cells: Sequence[Cell], inputs: Inputs) -> list[dict[str, Any]]:
+def _gains(cells: Sequence[EpochsCell], splits: DataSplits) -> list[dict[str, Any]]:
     """Return what each step to the next length gained, by arm."""
     gains = []
     for arm in dict.fromkeys(cell.arm for cell in cells):
@@ -210,8 +217,8 @@ def _gains(cells: Sequence[Cell], inputs: Inputs) -> list[dict[str, Any]]:
             found = gain(
                 [run.result["top1"] for run in longer.runs],
                 [run.result["top1"] for run in shorter.runs],
-                correct_longer=answers_on_test(longer.runs[0].folder, inputs),
-                correct_shorter=answers_on_test(shorter.runs[0].folder, inputs),
+                correct_longer=test_predictions(longer.runs[0].folder, splits),
+                correct_shorter=test_predictions(shorter.runs[0].folder, splits),
             )
             gains.append({"arm": arm, "from": shorter.epochs, "to": longer.epochs} | found)
     return gains
@@ -219,8 +226,8 @@ def _gains(cells: Sequence[Cell], inputs: Inputs) -> list[dict[str, Any]]:
 
 def _write(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
     placed = {**found, "folder": str(folder), "figure": str(folder.path / FIGURE_FILE)}
-    lengths_png(folder.path / FIGURE_FILE, placed)
+    epochs_png(folder.path / FIGURE_FILE, placed)
     folder.write_json(EPOCHS_FILE, placed)
     command = shlex.join(["deit-transfer", *sys.argv[1:]])
-    folder.write_text(REPORT_FILE, lengths_markdown(placed, command=command, figure=FIGURE_FILE))
+    folder.write_text(REPORT_FILE, epochs_markdown(placed, command=command, figure=FIGURE_FILE))
     return placed

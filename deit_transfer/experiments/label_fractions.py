@@ -1,4 +1,4 @@
-"""Own the sizes at which a comparison is made: which share of the labelled images all arms see."""
+"""Own the sizes at which a comparison is made: which share of the labeled images all arms see."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from deit_transfer.analysis.label_efficiency import Size, exchange_rates
 from deit_transfer.errors import UsageError
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.label_efficiency import exchange_sentences, share_text
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.data_splits import DataSplits
 
 FEW_VALIDATION_IMAGES = 50
 
@@ -38,7 +38,7 @@ def check_fractions(fractions: Sequence[float], overrides: Mapping[str, Any]) ->
 
 
 def at_fraction(recipe: Recipe, fraction: float) -> Recipe:
-    """Return the recipe with a share of the labelled images that it would use.
+    """Return the recipe with a share of the labeled images that it would use.
 
     All of them leave the recipe as it is, so that runs of other commands are found again.
     """
@@ -52,9 +52,9 @@ def at_fraction(recipe: Recipe, fraction: float) -> Recipe:
     return recipe.model_copy(update={"data": data.model_copy(update=change)})
 
 
-def has_own_val(recipe: Recipe, inputs: Inputs) -> bool:
+def has_own_val(recipe: Recipe, splits: DataSplits) -> bool:
     """Say whether the dataset brings validation images, which no share makes fewer."""
-    return recipe.data.train_on == "train" and "val" in inputs.dataset.splits
+    return recipe.data.train_on == "train" and "val" in splits.dataset.splits
 
 
 def pooled(recipe: Recipe) -> Recipe:
@@ -66,33 +66,33 @@ def pooled(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
-def num_labels(inputs: Inputs) -> int:
-    """Return the labelled images that a size uses, those for validation counted in."""
-    return len(inputs.train) + len(inputs.val or ())
+def num_labels(splits: DataSplits) -> int:
+    """Return the labeled images that a size uses, those for validation counted in."""
+    return len(splits.train) + len(splits.val or ())
 
 
-def limit_label(recipe: Recipe, inputs: Inputs) -> list[str]:
-    """Return a caution where only some of the labelled images were used."""
+def limit_label(recipe: Recipe, splits: DataSplits) -> list[str]:
+    """Return a caution where only some of the labeled images were used."""
     if recipe.data.train_limit is None and recipe.data.fraction is None:
         return []
-    used = num_labels(inputs)
-    return [f"only {used:,} labelled images were used, those for validation counted in"]
+    used = num_labels(splits)
+    return [f"only {used:,} labeled images were used, those for validation counted in"]
 
 
-def validation_labels(sizes: Sequence[tuple[float, Recipe, Inputs]]) -> list[str]:
+def validation_labels(sizes: Sequence[tuple[float, Recipe, DataSplits]]) -> list[str]:
     """Return cautions on what chooses the epoch, where there are several sizes."""
     labels = []
-    if any("val" in inputs.dataset.splits for _, _, inputs in sizes):
+    if any("val" in splits.dataset.splits for _, _, splits in sizes):
         labels.append(
             "the dataset's own validation images are shared out with those for training: every "
             "size holds its part of both"
         )
     few = [
-        f"{len(inputs.val)} at {share_text(fraction)}"
-        for fraction, recipe, inputs in sizes
+        f"{len(splits.val)} at {share_text(fraction)}"
+        for fraction, recipe, splits in sizes
         if recipe.data.select == "val"
-        and inputs.val is not None
-        and len(inputs.val) < FEW_VALIDATION_IMAGES
+        and splits.val is not None
+        and len(splits.val) < FEW_VALIDATION_IMAGES
     ]
     if few:
         labels.append(f"few validation images choose the epoch: {', '.join(few)} of the labels")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.experiments.train_or_reuse import Trained
+from deit_transfer.experiments.train_or_reuse import TrainedRun
 from deit_transfer.report.comparison_markdown import comparison_markdown, datasets_markdown
 from deit_transfer.report.comparison_plots import Series, curves_png, efficiency_png
 from deit_transfer.runs.environment import describe_environment
@@ -20,7 +20,7 @@ FOLDERS = "comparisons"
 def write_comparison(
     comparison: Mapping[str, Any],
     *,
-    runs: Mapping[str, Sequence[Trained]],
+    runs: Mapping[str, Sequence[TrainedRun]],
     recipes: Mapping[str, str],
     out: Path,
     name: str | None,
@@ -84,7 +84,7 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _series(arm: str, run: Trained) -> Series:
+def _series(arm: str, run: TrainedRun) -> Series:
     records = run.folder.metrics()
     return Series(
         label=f"{arm}, seed {run.result['seed']}",

@@ -9,30 +9,30 @@ import torch
 from deit_transfer.data.dataset import Progress
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, DeitTransferError, UsageError
-from deit_transfer.models.pretrained import StartWeights, read_start
+from deit_transfer.models.pretrained import PretrainedWeights, read_pretrained
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.recipe.search_space import search_error
 from deit_transfer.training import build
-from deit_transfer.training.callbacks import Observer
-from deit_transfer.training.data_splits import Inputs, load_inputs
+from deit_transfer.training.callbacks import Callbacks
+from deit_transfer.training.data_splits import DataSplits, load_splits
 
 GO_ON = "Run the same command again to go on; what is finished is reused"
 HELD_OUT = 0.1  # the schema's own share
 
 
 @dataclass(frozen=True)
-class Ready:
+class Preflight:
     """Hold the images that all runs see, and the weights they start from."""
 
-    inputs: Inputs
-    starts: Mapping[tuple[str, str], StartWeights]
+    splits: DataSplits
+    starts: Mapping[tuple[str, str], PretrainedWeights]
 
-    def start_of(self, recipe: Recipe) -> StartWeights:
+    def start_of(self, recipe: Recipe) -> PretrainedWeights:
         """Return what a recipe starts from."""
         return self.starts[_start_key(recipe)]
 
 
-def make_ready(recipes: Mapping[str, Recipe], *, observer: Observer) -> Ready:
+def preflight(recipes: Mapping[str, Recipe], *, callbacks: Callbacks) -> Preflight:
     """Load the data and every start, and build every network once.
 
     Args:
@@ -44,20 +44,22 @@ def make_ready(recipes: Mapping[str, Recipe], *, observer: Observer) -> Ready:
         DataError: The recipes would not see the same images.
         DeitTransferError: Something does not fit; all that is wrong is listed.
     """
-    with StopSignals(before_exit=observer.leave, hint=GO_ON) as stop:
-        inputs = shared_inputs(recipes, stop=stop, observer=observer)
-        starts = check_all(recipes, inputs, stop=stop)
-    return Ready(inputs, starts)
+    with StopSignals(before_exit=callbacks.leave, hint=GO_ON) as stop:
+        splits = shared_splits(recipes, stop=stop, callbacks=callbacks)
+        starts = check_all(recipes, splits, stop=stop)
+    return Preflight(splits, starts)
 
 
 def check_all(
     recipes: Mapping[str, Recipe],
-    inputs: Inputs,
+    splits: DataSplits,
     *,
     stop: StopSignals,
-    known: Mapping[tuple[str, str], StartWeights] | None = None,
-) -> dict[tuple[str, str], StartWeights]:
-    """Return every start for `Ready`, after all networks could be built; `known` are read already.
+    known: Mapping[tuple[str, str], PretrainedWeights] | None = None,
+) -> dict[tuple[str, str], PretrainedWeights]:
+    """Return all pretrained weights, after every network could be built.
+
+    `known` were read before.
 
     Raises:
         DeitTransferError: Something does not fit; all that is wrong is listed.
@@ -69,12 +71,12 @@ def check_all(
         stop.check()
         try:
             if _start_key(recipe) not in starts:
-                start = read_start(recipe.model.start, model_name=recipe.model.name)
+                start = read_pretrained(recipe.model.pretrained, model_name=recipe.model.name)
                 starts[_start_key(recipe)] = start
-            build.durations(recipe, num_images=len(inputs.train))
+            build.durations(recipe, num_images=len(splits.train))
             parts = (recipe.model, recipe.augment, recipe.schedule.progressive)
             if (described := repr(parts)) not in built:
-                _build(recipe, inputs, starts[_start_key(recipe)])
+                _build(recipe, splits, starts[_start_key(recipe)])
                 built.add(described)
         except DeitTransferError as error:
             faults[label] = error
@@ -106,38 +108,40 @@ def with_validation(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recip
     return recipe.model_copy(update={"data": data}), f"{listed}, other than in the recipe"
 
 
-def read_starts(recipes: Mapping[str, Recipe]) -> dict[tuple[str, str], StartWeights]:
+def read_pretrained_weights(
+    recipes: Mapping[str, Recipe],
+) -> dict[tuple[str, str], PretrainedWeights]:
     """Read every start, each once; the first that cannot be read raises its own error."""
     return {
-        _start_key(recipe): read_start(recipe.model.start, model_name=recipe.model.name)
+        _start_key(recipe): read_pretrained(recipe.model.pretrained, model_name=recipe.model.name)
         for recipe in {_start_key(one): one for one in recipes.values()}.values()
     }
 
 
 def _start_key(recipe: Recipe) -> tuple[str, str]:
-    return recipe.model.start, recipe.model.name
+    return recipe.model.pretrained, recipe.model.name
 
 
-def shared_inputs(
-    recipes: Mapping[str, Recipe], *, stop: StopSignals, observer: Observer
-) -> Inputs:
+def shared_splits(
+    recipes: Mapping[str, Recipe], *, stop: StopSignals, callbacks: Callbacks
+) -> DataSplits:
     """Load the data once; every recipe's settings must describe the same images and splits.
 
     Raises:
         StoppedError: A signal arrived.
         DataError: The recipes would not see the same images.
     """
-    loaded: dict[str, Inputs] = {}
-    first: Inputs | None = None
+    loaded: dict[str, DataSplits] = {}
+    first: DataSplits | None = None
     for label, recipe in recipes.items():
         settings = recipe.data.model_dump_json()
-        progress = _progress(recipe.data.dataset, stop, observer)
-        inputs = loaded.get(settings) or load_inputs(recipe.data, progress=progress)
-        loaded[settings] = inputs
-        first = first or inputs
-        if inputs.fingerprint != first.fingerprint:
+        progress = _progress(recipe.data.dataset, stop, callbacks)
+        splits = loaded.get(settings) or load_splits(recipe.data, progress=progress)
+        loaded[settings] = splits
+        first = first or splits
+        if splits.fingerprint != first.fingerprint:
             raise DataError(
-                f"the runs would not see the same data: {label} has {inputs.counts}, "
+                f"the runs would not see the same data: {label} has {splits.counts}, "
                 f"{next(iter(recipes))} has {first.counts}",
                 hint="Give all of them the same [data] section",
             )
@@ -146,17 +150,17 @@ def shared_inputs(
     return first
 
 
-def _progress(dataset: str, stop: StopSignals, observer: Observer) -> Progress:
+def _progress(dataset: str, stop: StopSignals, callbacks: Callbacks) -> Progress:
     def tell(done: int, total: int) -> None:
         stop.check()
-        observer.loading(dataset, done, total)
+        callbacks.loading(dataset, done, total)
 
     return tell
 
 
-def _build(recipe: Recipe, inputs: Inputs, start: StartWeights) -> None:
+def _build(recipe: Recipe, splits: DataSplits, start: PretrainedWeights) -> None:
     """Build a network, to learn now whether it can be built."""
-    classifier, _ = build.network(recipe, inputs.class_names, start, torch.device("cpu"))
+    classifier, _ = build.network(recipe, splits.class_names, start, torch.device("cpu"))
     build.check_transforms(recipe, classifier)
 
 

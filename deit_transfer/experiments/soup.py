@@ -17,7 +17,7 @@ from deit_transfer.engine.distributed import World
 from deit_transfer.engine.precision import resolve_device, resolve_precision
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.experiments.preflight import GO_ON
-from deit_transfer.experiments.train_or_reuse import Trained
+from deit_transfer.experiments.train_or_reuse import TrainedRun
 from deit_transfer.models.pretrained import WEIGHTS_FILE, read_model, write_model_files
 from deit_transfer.recipe.loader import dump_recipe
 from deit_transfer.recipe.schema import Evidence, Recipe
@@ -31,10 +31,10 @@ from deit_transfer.runs.folder import (
     create_numbered_folder,
 )
 from deit_transfer.runs.key import find_by_key
-from deit_transfer.runs.predictions import stored_from, write_predictions
+from deit_transfer.runs.predictions import predictions_to_store, write_predictions
 from deit_transfer.training import build
-from deit_transfer.training.callbacks import Observer
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.callbacks import Callbacks
+from deit_transfer.training.data_splits import DataSplits
 from deit_transfer.training.final_eval import score_facts
 from deit_transfer.training.predict_split import answer
 from deit_transfer.training.resume import record_data
@@ -43,7 +43,7 @@ SOUP = "soup"
 SHARED = (
     "dataset",
     "model",
-    "start",
+    "pretrained",
     "epochs",
     "resolution",
     "counts",
@@ -53,8 +53,13 @@ SUMMED = ("images_seen", "seconds")
 
 
 def make_soup(
-    runs: Sequence[Trained], recipe: Recipe, inputs: Inputs, *, out: Path, observer: Observer
-) -> Trained:
+    runs: Sequence[TrainedRun],
+    recipe: Recipe,
+    splits: DataSplits,
+    *,
+    out: Path,
+    callbacks: Callbacks,
+) -> TrainedRun:
     """Average the weights of finished runs, score the average once on test, and keep it as a run.
 
     A soup of the same runs that is below `out` already is taken as it is.
@@ -66,20 +71,20 @@ def make_soup(
         out: Folder that holds the runs.
         observer: Who is told what happens.
     """
-    key = _soup_key(runs, recipe, inputs)
+    key = _soup_key(runs, recipe, splits)
     if found := find_by_key(out, key, finished=True):
-        observer.note(f"reused: {found} is the average of these {len(runs)} runs")
-        return Trained(found, found.read_json(RESULT_FILE), reused=True)
+        callbacks.note(f"reused: {found} is the average of these {len(runs)} runs")
+        return TrainedRun(found, found.read_json(RESULT_FILE), reused=True)
     began = time.monotonic()
     device = resolve_device(recipe.run.device)
     precision = resolve_precision(recipe.run.precision, device)
     classifier, class_names = read_model(runs[0].folder.path, device=device)
     classifier.backbone.load_state_dict(_average(runs), strict=True)
-    with StopSignals(before_exit=observer.leave, hint=GO_ON) as stop:
+    with StopSignals(before_exit=callbacks.leave, hint=GO_ON) as stop:
         predictions = answer(
             classifier,
             build.scoring_batches(
-                recipe, inputs.test, classifier, World(), lambda _done, _total: stop.check()
+                recipe, splits.test, classifier, World(), lambda _done, _total: stop.check()
             ),
             classifier=classifier,
             device=device,
@@ -95,7 +100,7 @@ def make_soup(
         **_common_facts(runs),
         "mode": SOUP,
         "seed": None,
-        **score_facts(predictions, inputs.test),
+        **score_facts(predictions, splits.test),
         "headline": recipe.data.headline,
         "soup_of": [str(run.folder) for run in runs],
         "device": str(device),
@@ -105,17 +110,19 @@ def make_soup(
     result["seconds"] += time.monotonic() - began
     folder.write_json(KEY_FILE, {"key": key})
     folder.write_json(ENVIRONMENT_FILE, describe_environment())
-    record_data(folder, inputs)
+    record_data(folder, splits)
     write_model_files(folder.path, classifier, class_names=class_names)
-    write_predictions(folder.path / PREDICTIONS_FILE, stored_from(predictions, inputs.test))
+    write_predictions(
+        folder.path / PREDICTIONS_FILE, predictions_to_store(predictions, splits.test)
+    )
     folder.write_text(RECIPE_FILE, dump_recipe(_titled(recipe, len(runs))))
     folder.write_json(RESULT_FILE, result)
     folder.set_status("done")
-    observer.done(result)
-    return Trained(folder, result, reused=False)
+    callbacks.done(result)
+    return TrainedRun(folder, result, reused=False)
 
 
-def _average(runs: Sequence[Trained]) -> dict[str, Tensor]:
+def _average(runs: Sequence[TrainedRun]) -> dict[str, Tensor]:
     """Return the mean of the runs' weights; sums are in double precision, so order is no matter."""
     sums: dict[str, Tensor] = {}
     kinds: dict[str, torch.dtype] = {}
@@ -127,11 +134,11 @@ def _average(runs: Sequence[Trained]) -> dict[str, Tensor]:
     return {key: (value / len(runs)).to(kinds[key]) for key, value in sums.items()}
 
 
-def _soup_key(runs: Sequence[Trained], recipe: Recipe, inputs: Inputs) -> str:
+def _soup_key(runs: Sequence[TrainedRun], recipe: Recipe, splits: DataSplits) -> str:
     """Return what names a soup: the weights in it, how images are shown, and the data."""
     weights = sorted(_digest(run.folder.path / WEIGHTS_FILE) for run in runs)
     shown = [runs[0].result["resolution"], build.evaluation_crop(recipe)]
-    described = json.dumps([SOUP, weights, shown, inputs.fingerprint])
+    described = json.dumps([SOUP, weights, shown, splits.fingerprint])
     return hashlib.sha256(described.encode()).hexdigest()
 
 
@@ -140,7 +147,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _common_facts(runs: Sequence[Trained]) -> dict[str, Any]:
+def _common_facts(runs: Sequence[TrainedRun]) -> dict[str, Any]:
     facts = {key: runs[0].result[key] for key in SHARED if key in runs[0].result}
     facts |= {key: sum(run.result[key] for run in runs) for key in SUMMED}
     return facts | {"images_per_second": None, "weights": "average of the runs"}

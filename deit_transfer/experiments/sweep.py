@@ -11,12 +11,12 @@ from deit_transfer.data.dataset import ImageSet
 from deit_transfer.engine.distributed import World
 from deit_transfer.errors import RecipeError, UsageError
 from deit_transfer.experiments.optuna_study import Pruner, check_installed
-from deit_transfer.experiments.preflight import Ready, make_ready, with_validation
+from deit_transfer.experiments.preflight import Preflight, preflight, with_validation
 from deit_transfer.experiments.sweep_trials import (
     By,
     Candidate,
     Sweep,
-    make_all,
+    make_candidates,
     search,
     write_sweep,
 )
@@ -37,7 +37,7 @@ from deit_transfer.runs.folder import (
     create_run_folder,
 )
 from deit_transfer.runs.key import run_key
-from deit_transfer.training.callbacks import Observer, Silent
+from deit_transfer.training.callbacks import Callbacks, NoCallbacks
 from deit_transfer.training.choose_recipe import choose_recipe
 from deit_transfer.training.resume import watch_status
 
@@ -58,12 +58,12 @@ def sweep(
     recipe_name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
-    observer: Observer | None = None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train every combination of settings, or as many as Optuna may ask for; choose on validation.
 
     Args:
-        dataset: Catalogue name or folder.
+        dataset: Catalog name or folder.
         mode: What each trial does.
         grids: Settings with their values, `section.key=a,b,c`.
         out: Folder that holds the runs.
@@ -83,7 +83,7 @@ def sweep(
         RecipeError: The search has faults; all are listed, and nothing was trained.
         UsageError: The name is taken by something else, or Optuna is missing.
     """
-    observer, overrides = observer or Silent(), overrides or {}
+    callbacks, overrides = callbacks or NoCallbacks(), overrides or {}
     if trials is not None:
         check_installed()
     dimensions, faults = read_space(grids, ranges, given=overrides)
@@ -101,14 +101,14 @@ def sweep(
         return _choosing_on_val(chosen, overrides, labels)
 
     # all that can be wrong is found before anything is trained
-    labelled = {describe_point(point): point for point in grid_points(dimensions)}
-    makers = {label: partial(recipe_at, point) for label, point in labelled.items()}
+    labeled = {describe_point(point): point for point in grid_points(dimensions)}
+    makers = {label: partial(recipe_at, point) for label, point in labeled.items()}
     recipes = _collect(makers, faults)
     candidates = [
-        Candidate(trial=place, settings=labelled[label], recipe=recipe)
+        Candidate(trial=place, settings=labeled[label], recipe=recipe)
         for place, (label, recipe) in enumerate(recipes.items(), start=1)
     ]
-    ready = make_ready({one.label: one.recipe for one in candidates}, observer=observer)
+    ready = preflight({one.label: one.recipe for one in candidates}, callbacks=callbacks)
     by: By = "grid" if trials is None else "trials"
     rules = [repr(one) for one in dimensions] + ([pruner] if trials is not None else [])
     under_way = _begin(
@@ -120,11 +120,11 @@ def sweep(
         out=out,
         name=name,
         labels=labels,
-        observer=observer,
+        callbacks=callbacks,
     )
     with watch_status(under_way.folder, World()):
         if trials is None:
-            make_all(under_way, candidates)
+            make_candidates(under_way, candidates)
         else:
             search(under_way, dimensions, recipe_at, trials=trials, pruner=pruner)
         return write_sweep(under_way)
@@ -138,12 +138,12 @@ def sweep_recipes(
     start: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
-    observer: Observer | None = None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train each recipe on the same images, and show how far each is from the default one.
 
     Args:
-        dataset: Catalogue name or folder; None takes the recipes' own.
+        dataset: Catalog name or folder; None takes the recipes' own.
         recipe_names: Names, files and patterns such as `ablation/*`. The one called `default`,
             or the first, is what the others are compared with.
         out: Folder that holds the runs.
@@ -156,7 +156,7 @@ def sweep_recipes(
         RecipeError: Recipes or settings have faults; all are listed, and nothing was trained.
         UsageError: The name is taken by something else.
     """
-    observer, overrides = observer or Silent(), overrides or {}
+    callbacks, overrides = callbacks or NoCallbacks(), overrides or {}
     names = match_recipes(recipe_names)
     names.sort(key=lambda one: Path(one).stem != DEFAULT_RECIPE)
     labels: list[str] = []
@@ -178,24 +178,24 @@ def sweep_recipes(
         Candidate(trial=place, settings={}, recipe=recipe, name=short[one])
         for place, (one, recipe) in enumerate(recipes.items(), start=1)
     ]
-    ready = make_ready({one.label: one.recipe for one in candidates}, observer=observer)
+    ready = preflight({one.label: one.recipe for one in candidates}, callbacks=callbacks)
     under_way = _begin(
-        "recipes", candidates, ready, out=out, name=name, labels=labels, observer=observer
+        "recipes", candidates, ready, out=out, name=name, labels=labels, callbacks=callbacks
     )
     with watch_status(under_way.folder, World()):
-        make_all(under_way, candidates)
+        make_candidates(under_way, candidates)
         return write_sweep(under_way)
 
 
 def _begin(
     by: By,
     candidates: Sequence[Candidate],
-    ready: Ready,
+    ready: Preflight,
     *,
     out: Path,
     name: str | None,
     labels: Sequence[str],
-    observer: Observer,
+    callbacks: Callbacks,
     varied: Sequence[str] = (),
     rules: Sequence[str] = (),
 ) -> Sweep:
@@ -213,7 +213,7 @@ def _begin(
         out=out,
         key=key,
         labels=labels,
-        observer=observer,
+        callbacks=callbacks,
     )
 
 
@@ -257,32 +257,32 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _key(by: By, candidates: Sequence[Candidate], ready: Ready, rules: Sequence[str]) -> str:
+def _key(by: By, candidates: Sequence[Candidate], ready: Preflight, rules: Sequence[str]) -> str:
     """Return what names a search; more trials of the same one are the same search."""
     keys = [
-        run_key(one.recipe, ready.inputs.fingerprint, ready.start_of(one.recipe))
+        run_key(one.recipe, ready.splits.fingerprint, ready.start_of(one.recipe))
         for one in candidates
     ]
     return hashlib.sha256(json.dumps([by, keys, list(rules)]).encode()).hexdigest()
 
 
-def _held_out(ready: Ready) -> ImageSet:
-    if ready.inputs.val is None:
+def _held_out(ready: Preflight) -> ImageSet:
+    if ready.splits.val is None:
         raise UsageError(
             "a sweep chooses on validation images, and data.val_fraction = 0 holds none out",
             hint="Leave data.val_fraction out, or give another share: --set data.val_fraction=0.1",
         )
-    return ready.inputs.val
+    return ready.splits.val
 
 
-def _claim(out: Path, name: str | None, key: str, ready: Ready, recipe: Recipe) -> RunFolder:
+def _claim(out: Path, name: str | None, key: str, ready: Preflight, recipe: Recipe) -> RunFolder:
     """Return the folder of this search: the one that holds it already, or a new one."""
     if name is None:
         for path in sorted((out / SWEEPS).glob(f"*/{SWEEP_FILE}")):
             folder = RunFolder(path.parent)
             if folder.read_json(SWEEP_FILE).get("key") == key:
                 return folder
-        title = f"{ready.inputs.name}-{recipe.mode}-{recipe.model.name}"
+        title = f"{ready.splits.name}-{recipe.mode}-{recipe.model.name}"
         folder = create_numbered_folder(out / SWEEPS, title)
     elif (out / name).exists():
         folder = RunFolder(out / name)

@@ -18,7 +18,7 @@ from deit_transfer.analysis.sweep_winner import (
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.errors import DivergedError, RecipeError, ResourceError
 from deit_transfer.experiments.optuna_study import Ask, Pruned, Pruner, Study
-from deit_transfer.experiments.preflight import Ready
+from deit_transfer.experiments.preflight import Preflight
 from deit_transfer.experiments.train_or_reuse import (
     ValidationOnly,
     epoch_top1,
@@ -31,7 +31,7 @@ from deit_transfer.report.number_format import counted, duration
 from deit_transfer.report.sweep import sweep_markdown
 from deit_transfer.runs.folder import RESULT_FILE, SWEEP_FILE, RunFolder
 from deit_transfer.training import build
-from deit_transfer.training.callbacks import Observer
+from deit_transfer.training.callbacks import Callbacks
 
 REPORT_FILE = "sweep.md"
 # 81.8 +- 0.2 (83.1 +- 0.1 at 384): a row of Table 7, as the recipes of recipes/ablation state it
@@ -63,17 +63,17 @@ class Sweep:
     by: By
     varied: Sequence[str]
     first: Recipe
-    ready: Ready
+    ready: Preflight
     val: ImageSet
     folder: RunFolder
     out: Path
     key: str
     labels: Sequence[str]
-    observer: Observer
+    callbacks: Callbacks
     rows: list[Row] = field(default_factory=list)
 
 
-def make_all(under_way: Sweep, candidates: Sequence[Candidate]) -> None:
+def make_candidates(under_way: Sweep, candidates: Sequence[Candidate]) -> None:
     """Make every trial, in order."""
     for candidate in candidates:
         _announce(under_way, candidate, total=len(candidates))
@@ -90,7 +90,7 @@ def search(
     pruner: Pruner,
 ) -> None:
     """Make the trials that Optuna asks for, first those that an earlier call left unfinished."""
-    epochs = build.durations(under_way.first, num_images=len(under_way.ready.inputs.train)).epochs
+    epochs = build.durations(under_way.first, num_images=len(under_way.ready.splits.train)).epochs
     study = Study(
         under_way.folder.path,
         dimensions,
@@ -100,7 +100,7 @@ def search(
     )
     under_way.rows += [{**row, "reused": True} for row in study.ended()]
     if under_way.rows:
-        under_way.observer.note(f"{counted(len(under_way.rows), 'trial')} of an earlier call kept")
+        under_way.callbacks.note(f"{counted(len(under_way.rows), 'trial')} of an earlier call kept")
     for ask in _asks(study, trials):
         row = _answer(under_way, ask, recipe_at, total=trials)
         ask.tell(row)
@@ -138,7 +138,7 @@ def _announce(under_way: Sweep, candidate: Candidate, *, total: int) -> None:
     estimate = ""
     if took:
         estimate = f"; about {duration(60 * left * sum(took) / len(took))} left for {left}"
-    under_way.observer.note(f"\ntrial {candidate.trial} of {total}: {candidate.label}{estimate}")
+    under_way.callbacks.note(f"\ntrial {candidate.trial} of {total}: {candidate.label}{estimate}")
 
 
 def _make(
@@ -149,21 +149,23 @@ def _make(
 ) -> Row:
     """Train one trial, and return its row; what ends a trial does not end the sweep."""
     ready, recipe = under_way.ready, candidate.recipe
-    observer = ValidationOnly(under_way.observer, num_images=len(under_way.val), on_epoch=on_epoch)
+    callbacks = ValidationOnly(
+        under_way.callbacks, num_images=len(under_way.val), on_epoch=on_epoch
+    )
     row = _row(candidate.trial, candidate.settings, candidate.name, recipe)
     folder = under_way.folder.path / f"trial-{candidate.trial:03d}"
     try:
         trained = train_or_reuse(
             recipe,
             ready.start_of(recipe),
-            ready.inputs,
+            ready.splits,
             out=under_way.out,
             name=str(folder.relative_to(under_way.out)),
-            observer=observer,
+            callbacks=callbacks,
         )
     except (Pruned, DivergedError, ResourceError) as error:
         states = {Pruned: "pruned", DivergedError: "diverged"}
-        under_way.observer.note(f"trial {candidate.trial}: {error.message}")
+        under_way.callbacks.note(f"trial {candidate.trial}: {error.message}")
         return (
             row
             | _unfinished(RunFolder(folder), under_way.out)
@@ -235,7 +237,7 @@ def write_sweep(under_way: Sweep) -> dict[str, Any]:
 
 
 def _outcome(under_way: Sweep) -> dict[str, Any]:
-    inputs, recipe = under_way.ready.inputs, under_way.first
+    splits, recipe = under_way.ready.splits, under_way.first
     num_val = len(under_way.val)
     rows = [_placed(row, under_way.out) for row in under_way.rows]
     default = None
@@ -244,10 +246,10 @@ def _outcome(under_way: Sweep) -> dict[str, Any]:
         rows = [row | _from_default(row, rows[0], num_val) for row in rows]
     winner = find_winner(rows)
     return {
-        "dataset": inputs.name,
+        "dataset": splits.name,
         "mode": recipe.mode,
         "model": recipe.model.name,
-        "start": recipe.model.start,
+        "pretrained": recipe.model.pretrained,
         "by": under_way.by,
         "varied": list(under_way.varied),
         "default": default,
@@ -255,9 +257,9 @@ def _outcome(under_way: Sweep) -> dict[str, Any]:
         "trials": rows,
         "winner": _winner(winner, num_val) if winner is not None else None,
         "num_val_images": num_val,
-        "num_test_images": len(inputs.test),
-        "counts": inputs.counts,
-        "data_fingerprint": inputs.fingerprint,
+        "num_test_images": len(splits.test),
+        "counts": splits.counts,
+        "data_fingerprint": splits.fingerprint,
         "labels": [*under_way.labels, *search_labels(rows, winner, num_images=num_val)],
         "folder": str(under_way.folder),
         "key": under_way.key,

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from deit_transfer.engine.loop import StepReport
 from deit_transfer.errors import DataError
 from deit_transfer.experiments.preflight import GO_ON
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.pretrained import PretrainedWeights
 from deit_transfer.models.variants import distilled_form
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.header import HeaderFacts
 from deit_transfer.runs.folder import PREDICTIONS_FILE, RESULT_FILE, RunFolder
 from deit_transfer.runs.key import find_by_key, run_key
 from deit_transfer.runs.predictions import read_predictions
-from deit_transfer.training.callbacks import Observer
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.callbacks import Callbacks
+from deit_transfer.training.data_splits import DataSplits
 from deit_transfer.training.train import train
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """Hold one finished run."""
 
     folder: RunFolder
@@ -34,13 +34,13 @@ class Trained:
 
 def train_or_reuse(
     recipe: Recipe,
-    start: StartWeights,
-    inputs: Inputs,
+    start: PretrainedWeights,
+    splits: DataSplits,
     *,
     out: Path,
-    observer: Observer,
+    callbacks: Callbacks,
     name: str | None = None,
-) -> Trained:
+) -> TrainedRun:
     """Return the finished run of this recipe, data and start below `out`; train it if need be.
 
     Args:
@@ -51,14 +51,14 @@ def train_or_reuse(
         observer: Who is told what happens.
         name: The run's folder below `out`; None makes one. A run that was cut off goes on there.
     """
-    key = run_key(recipe, inputs.fingerprint, start)
+    key = run_key(recipe, splits.fingerprint, start)
     if found := find_by_key(out, key, finished=True):
-        observer.note(f"reused: {found} was trained with this recipe on this data")
-        return Trained(found, found.read_json(RESULT_FILE), reused=True)
+        callbacks.note(f"reused: {found} was trained with this recipe on this data")
+        return TrainedRun(found, found.read_json(RESULT_FILE), reused=True)
     result = train(
-        recipe, out=out, name=name, resume=True, inputs=inputs, observer=observer, go_on=GO_ON
+        recipe, out=out, name=name, resume=True, splits=splits, callbacks=callbacks, go_on=GO_ON
     )
-    return Trained(RunFolder(Path(result["run"])), result, reused=False)
+    return TrainedRun(RunFolder(Path(result["run"])), result, reused=False)
 
 
 def epoch_top1(record: Mapping[str, Any]) -> float | None:
@@ -67,7 +67,7 @@ def epoch_top1(record: Mapping[str, Any]) -> float | None:
     return max((figure for figure in figures if figure is not None), default=None)
 
 
-def validation_top1(run: Trained) -> float:
+def validation_top1(run: TrainedRun) -> float:
     """Return the validation top-1 of the very weights that a finished run kept."""
     weights = "ema_top1" if run.result["weights"] == "ema" else "val_top1"
     epoch = run.result["selected_epoch"]
@@ -80,16 +80,16 @@ def validation_top1(run: Trained) -> float:
     )
 
 
-def answers_on_test(folder: RunFolder, inputs: Inputs) -> NDArray[np.bool_]:
+def test_predictions(folder: RunFolder, splits: DataSplits) -> NDArray[np.bool_]:
     """Return which test images (N,) a run got right, joined by image id, in the split's order."""
     stored = read_predictions(folder.path / PREDICTIONS_FILE)
-    missing = sorted(set(inputs.test.ids) - set(stored.ids.tolist()))
+    missing = sorted(set(splits.test.ids) - set(stored.ids.tolist()))
     if missing:
         raise DataError(
             f"{folder} has no prediction for {len(missing)} test images, such as {missing[0]}",
             hint="Remove the run so that it is trained anew",
         )
-    stored = stored.take(inputs.test.ids)
+    stored = stored.take(splits.test.ids)
     return stored.decisions() == stored.labels
 
 
@@ -100,13 +100,13 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 def without_teacher(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run that is to learn from labels alone."""
-    return {key: value for key, value in overrides.items() if not key.startswith("distil.")}
+    return {key: value for key, value in overrides.items() if not key.startswith("distill.")}
 
 
 def with_teacher(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a distilled run: a plain model that was named is taken distilled."""
     model = overrides.get("model.name")
-    if model is None or "distilled" in model or overrides.get("distil.through") == "class":
+    if model is None or "distilled" in model or overrides.get("distill.through") == "class":
         return dict(overrides)
     return {**overrides, "model.name": distilled_form(str(model))}
 
@@ -123,7 +123,7 @@ class ValidationOnly:
 
     def __init__(
         self,
-        inner: Observer,
+        inner: Callbacks,
         *,
         num_images: int,
         on_epoch: Callable[[int, int, float], None] | None = None,
@@ -161,7 +161,7 @@ class ValidationOnly:
             self._on_epoch(record["epoch"], record["epochs"], top1)
 
     def done(self, result: dict[str, Any]) -> None:
-        run = Trained(RunFolder(Path(result["run"])), result, reused=False)
+        run = TrainedRun(RunFolder(Path(result["run"])), result, reused=False)
         kept = {"top1": validation_top1(run), "num_test_images": self._num_images, "split": "val"}
         self._inner.done({**result, **kept})
 

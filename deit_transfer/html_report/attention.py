@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from deit_transfer.engine.distributed import World
 from deit_transfer.errors import ImageError, UsageError
 from deit_transfer.evaluation.tokens import attention_maps
-from deit_transfer.html_report.mistakes import Answers, Pictures, find_images
+from deit_transfer.html_report.mistakes import Answers, Pictures, find_mistake_images
 from deit_transfer.html_report.page_values import AttentionMap, AttentionRow
 from deit_transfer.html_report.thumbnails import spotlight, thumbnail
 from deit_transfer.models.pretrained import read_model
@@ -37,7 +37,7 @@ def attention_rows(
     if pictures.test is None:
         return []
     places = _chosen(answers)
-    found = find_images(pictures.test, {str(answers.stored.ids[place]) for place in places})
+    found = find_mistake_images(pictures.test, {str(answers.stored.ids[place]) for place in places})
     present = [place for place in places if str(answers.stored.ids[place]) in found]
     if not present:
         return []
@@ -48,7 +48,7 @@ def attention_rows(
     )
     try:
         (batch,) = build.scoring_batches(here, images, classifier, World())
-        maps = attention_maps(classifier, build.normalisation(classifier)(batch.images))
+        maps = attention_maps(classifier, build.normalization(classifier)(batch.images))
     except (ImageError, UsageError):
         return []
     pixels = batch.images.permute(0, 2, 3, 1).numpy()  # (B, R, R, 3)

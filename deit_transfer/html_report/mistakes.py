@@ -12,7 +12,7 @@ from deit_transfer.data.dataset import ImageSet
 from deit_transfer.data.pipeline.decode import read_rgb
 from deit_transfer.engine.inference import MIN_PROBABILITY
 from deit_transfer.errors import CheckpointError, ImageError
-from deit_transfer.html_report.page_values import Mistake
+from deit_transfer.html_report.page_values import MistakePicture
 from deit_transfer.html_report.thumbnails import Thumbnail, thumbnail
 from deit_transfer.runs.folder import PREDICTIONS_FILE, RESULT_FILE, RunFolder
 from deit_transfer.runs.predictions import UNDECIDED, StoredPredictions, read_predictions
@@ -70,28 +70,34 @@ def read_answers(folder: RunFolder) -> Answers:
     )
 
 
-def worst_mistakes(answers: Answers, pictures: Pictures, count: int) -> list[Mistake]:
+def worst_mistake_pictures(
+    answers: Answers, pictures: Pictures, count: int
+) -> list[MistakePicture]:
     """Return the wrongly answered images of the highest loss, highest first."""
     true = answers.probabilities[np.arange(len(answers.labels)), answers.labels]  # (N,)
     order = answers.wrong[np.argsort(true[answers.wrong], kind="stable")]
     return _mistakes(answers, order[:count], pictures)
 
 
-def most_confident_mistakes(answers: Answers, pictures: Pictures, count: int) -> list[Mistake]:
+def most_confident_mistakes(
+    answers: Answers, pictures: Pictures, count: int
+) -> list[MistakePicture]:
     """Return the wrongly answered images of the highest probability, highest first."""
     order = answers.wrong[np.argsort(-answers.given()[answers.wrong], kind="stable")]
     return _mistakes(answers, order[:count], pictures)
 
 
-def _mistakes(answers: Answers, places: NDArray[np.int64], pictures: Pictures) -> list[Mistake]:
+def _mistakes(
+    answers: Answers, places: NDArray[np.int64], pictures: Pictures
+) -> list[MistakePicture]:
     names = [str(answers.stored.ids[place]) for place in places]
-    found = find_images(pictures.test, set(names))
+    found = find_mistake_images(pictures.test, set(names))
     mistakes = []
     for place, name in zip(places.tolist(), names, strict=True):
         label, decision = answers.labels[place], answers.decisions[place]
         true = float(answers.probabilities[place, label])
         mistakes.append(
-            Mistake(
+            MistakePicture(
                 name=name,
                 true=answers.class_names[label],
                 given=answers.class_names[decision],
@@ -104,7 +110,7 @@ def _mistakes(answers: Answers, places: NDArray[np.int64], pictures: Pictures) -
     return mistakes
 
 
-def find_images(images: ImageSet | None, names: set[str]) -> dict[str, int]:
+def find_mistake_images(images: ImageSet | None, names: set[str]) -> dict[str, int]:
     """Return where the named images stand in the split; those that are gone are left out."""
     if images is None:
         return {}

@@ -48,7 +48,7 @@ class ConfusedRow(NamedTuple):
 
 
 class MatrixCell(NamedTuple):
-    """Hold a cell of a confusion matrix; `heat` (0 to 1) says how strongly it is coloured."""
+    """Hold a cell of a confusion matrix; `heat` (0 to 1) says how strongly it is colored."""
 
     images: int
     percent: float
@@ -63,7 +63,7 @@ class MatrixRow(NamedTuple):
     cells: Sequence[MatrixCell]
 
 
-class Mistake(NamedTuple):
+class MistakePicture(NamedTuple):
     """Hold an image that was answered wrongly; `given_percent` and `true_percent` are the
     probabilities of the answer and of the truth. Without a picture, `picture` is None."""
 
@@ -127,8 +127,8 @@ class RunPage:
     confused: Sequence[ConfusedRow]
     wrong: int
     sure_and_wrong: int
-    worst: Sequence[Mistake]
-    confident: Sequence[Mistake]
+    worst: Sequence[MistakePicture]
+    confident: Sequence[MistakePicture]
     pictures_note: str
     attention: Sequence[AttentionRow]
     recipe_base: str

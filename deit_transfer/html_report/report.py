@@ -50,7 +50,7 @@ from deit_transfer.runs.folder import (
     RunFolder,
     find_runs,
 )
-from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.data_splits import load_splits
 
 PAGE_FILE = "report.html"
 # folders of other kinds by the file that tells them: what they are, and the page they hold
@@ -153,15 +153,15 @@ class Library:
 
     def _open(self, recipe: Recipe, folder: RunFolder) -> Pictures:
         try:
-            inputs = load_inputs(recipe.data, progress=self._progress)
+            splits = load_splits(recipe.data, progress=self._progress)
         except DeitTransferError as error:
             return Pictures(
                 test=None, note=f"The images are not shown, as they could not be read: {error}"
             )
         known = folder.read_json(RESULT_FILE).get("data_fingerprint")
-        changed = known is not None and known != inputs.fingerprint
-        note = "The dataset has changed since; images that are gone or relabelled are not shown."
-        return Pictures(test=inputs.test, note=note if changed else "")
+        changed = known is not None and known != splits.fingerprint
+        note = "The dataset has changed since; images that are gone or relabeled are not shown."
+        return Pictures(test=splits.test, note=note if changed else "")
 
 
 def _nothing_to_report(place: Path) -> DataError:
@@ -338,7 +338,7 @@ def _efficiency_tables(comparison: Mapping[str, Any]) -> list[tuple[str, Table]]
             interval_cell(arms[name], plus_minus="±") if name in arms else "-" for name in names
         ]
         rows.append([share_text(point["fraction"]), grouped(point["labels"]), *cells])
-    return [("Top-1 by labelled images", Table(["share", "labels", *names], rows))]
+    return [("Top-1 by labeled images", Table(["share", "labels", *names], rows))]
 
 
 def _arm_charts(found: Sequence[tuple[str, RunFolder]]) -> list[Chart]:
@@ -385,7 +385,7 @@ def _figures(place: Path, *, drawn: bool) -> list[Figure]:
 
 
 def _class_table(found: Sequence[tuple[str, RunFolder]]) -> Table:
-    """Return the share of each class that each arm recognised, mean over its runs, in percent."""
+    """Return the share of each class that each arm recognized, mean over its runs, in percent."""
     arms = list(dict.fromkeys(arm for arm, _ in found))
     if len(arms) < 2:
         return Table((), ())
@@ -415,7 +415,7 @@ def _setup(place: Path, comparison: Mapping[str, Any]) -> list[Fact]:
         ("folder", str(place)),
         ("dataset", comparison["dataset"]),
         ("model", comparison["model"]),
-        ("start of the fine-tuned arm", comparison.get("start")),
+        ("start of the fine-tuned arm", comparison.get("pretrained")),
         ("seeds", ", ".join(str(seed) for seed in comparison.get("seeds") or [])),
         ("budget", comparison.get("budget")),
         ("images", counts_text(comparison["counts"]) if comparison.get("counts") else None),

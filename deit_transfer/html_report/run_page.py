@@ -19,7 +19,7 @@ from deit_transfer.html_report.mistakes import (
     Pictures,
     most_confident_mistakes,
     read_answers,
-    worst_mistakes,
+    worst_mistake_pictures,
 )
 from deit_transfer.html_report.page_values import (
     ClassRow,
@@ -58,7 +58,7 @@ from deit_transfer.runs.predictions import UNDECIDED, StoredPredictions
 MOST_MATRIX_CLASSES = 20
 MOST_CONFUSED = 12
 SURE = 0.9
-HOTTEST_MISTAKE = 0.75  # the colour of the most frequent mistake, between none (0) and full (1)
+HOTTEST_MISTAKE = 0.75  # the color of the most frequent mistake, between none (0) and full (1)
 
 
 def run_page(
@@ -110,7 +110,7 @@ def run_page(
         confused=confused,
         wrong=len(answers.wrong),
         sure_and_wrong=int((answers.given()[answers.wrong] >= SURE).sum()),
-        worst=worst_mistakes(answers, pictures, num_images),
+        worst=worst_mistake_pictures(answers, pictures, num_images),
         confident=most_confident_mistakes(answers, pictures, num_images),
         pictures_note=pictures.note,
         attention=attention_rows(folder, recipe, answers, pictures) if attention else [],
@@ -135,7 +135,7 @@ def learning_charts(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
             curve("network", "val_top1"),
             curve("averaged weights (EMA)", "ema_top1"),
             curve("class head", "class", within="heads"),
-            curve("distillation head", "distil", within="heads"),
+            curve("distillation head", "distill", within="heads"),
         ],
         title="Accuracy on validation images",
         x_title="epoch",
@@ -167,12 +167,12 @@ def _epoch_table(records: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _head_rows(stored: StoredPredictions) -> list[HeadRow]:
-    distil = stored.distil_logits
+    distill = stored.distill_logits
     predictions = Predictions(
         indices=torch.arange(len(stored.labels)),
         labels=torch.from_numpy(stored.labels),
         class_logits=torch.from_numpy(stored.class_logits),
-        distil_logits=None if distil is None else torch.from_numpy(distil),
+        distill_logits=None if distill is None else torch.from_numpy(distill),
     )
     scores = head_scores(predictions)
     rows = []
@@ -264,9 +264,9 @@ def _provenance(folder: RunFolder, recipe: Recipe) -> list[Fact]:
         ("finished", status.get("time")),
         ("command", shlex.join(["deit-transfer", *command[1:]]) if command else None),
         ("source commit", environment.get("commit")),
-        ("start", start.get("origin")),
+        ("pretrained", start.get("origin")),
         ("parameters", ", ".join(shares)),
-        ("teacher", recipe.distil.teacher if recipe.distil.kind != "none" else None),
+        ("teacher", recipe.distill.teacher if recipe.distill.kind != "none" else None),
         ("dataset", data.get("dataset")),
         ("read from", data.get("root")),
         ("layout", data.get("layout")),

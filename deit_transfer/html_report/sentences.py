@@ -34,7 +34,7 @@ def run_title(result: Result) -> str:
 
 def how(result: Result) -> str:
     """Return what a run came from: `fine-tuned from ImageNet weights`, `trained from scratch`."""
-    start = str(result.get("start") or NONE)
+    start = str(result.get("pretrained") or NONE)
     if start == NONE:
         return "trained from scratch"
     origin = "ImageNet weights" if start == IMAGENET else PurePath(start).name or start
@@ -48,7 +48,7 @@ def run_cautions(result: Result, *, train_limited: bool, unreadable: int) -> lis
 
     Args:
         result: A result object.
-        train_limited: Only a part of the labelled images was used.
+        train_limited: Only a part of the labeled images was used.
         unreadable: Test images that could not be read, and count as wrong.
     """
     counts = result.get("counts") or {}
@@ -57,7 +57,7 @@ def run_cautions(result: Result, *, train_limited: bool, unreadable: int) -> lis
     found = {
         "The epoch was selected on the test images: the paper's protocol, which flatters the "
         "figure.": bool(result.get("selects_on_test")),
-        f"Only {grouped(used)} labelled images were used, those for validation counted in.": (
+        f"Only {grouped(used)} labeled images were used, those for validation counted in.": (
             train_limited
         ),
         f"{grouped(unreadable)} test images could not be read; they count as wrong.": (
@@ -87,13 +87,13 @@ def _answer(result: Result) -> str:
 
 def _heads(result: Result) -> str:
     heads = result.get("heads") or {}
-    if not {"class", "distil"} <= heads.keys():
+    if not {"class", "distill"} <= heads.keys():
         return ""
     taught = result.get("teacher_top1")
     teacher = f" Its teacher gets {percent(taught)}% of held-out images." if taught else ""
     return (
         f"Its class head alone gets {percent(heads['class'])}%, its distillation head "
-        f"{percent(heads['distil'])}%, both together {percent(result['top1'])}%.{teacher}"
+        f"{percent(heads['distill'])}%, both together {percent(result['top1'])}%.{teacher}"
     )
 
 

@@ -1,6 +1,6 @@
 """Own the geometry of line charts: ticks, and points in the units of a picture. Draws nothing.
 
-The page's template draws what is computed here, so that its lines take the page's colours.
+The page's template draws what is computed here, so that its lines take the page's colors.
 """
 
 import math

@@ -56,7 +56,7 @@ def thumbnail(pixels: NDArray[np.uint8], *, longest: int = LONGEST_SIDE) -> Thum
 
 
 def spotlight(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return a picture that keeps light and colour where the weights are high, and dims the rest.
+    """Return a picture that keeps light and color where the weights are high, and dims the rest.
 
     Args:
         pixels: (H, W, 3).
@@ -69,8 +69,8 @@ def spotlight(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArra
     shares = Image.fromarray(((weights - low) / ((high - low) or 1.0)).astype(np.float32))
     light = np.asarray(shares.resize((width, height), Image.Resampling.BICUBIC))  # (H, W)
     light = np.clip(light, 0, 1)[..., None]
-    grey = pixels.mean(axis=2, keepdims=True)
-    shown = light * pixels + (1 - light) * (DIMMEST * grey)
+    gray = pixels.mean(axis=2, keepdims=True)
+    shown = light * pixels + (1 - light) * (DIMMEST * gray)
     return np.rint(np.clip(shown, 0, 255)).astype(np.uint8)
 
 

@@ -25,7 +25,7 @@ def attention_by_layer(classifier: Classifier, images: Tensor) -> Tensor:
 
     Args:
         classifier: In evaluation mode.
-        images: Normalised, (B, 3, H, W).
+        images: Normalized, (B, 3, H, W).
 
     Raises:
         UsageError: The network has no class token, or its blocks compute attention otherwise.

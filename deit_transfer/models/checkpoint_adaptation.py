@@ -1,4 +1,4 @@
-"""Own the fitting of start weights to a network, and the itemised report of it.
+"""Own the fitting of start weights to a network, and the itemized report of it.
 
 Between plain and distilled networks, resolutions and patch grids. Nothing is dropped in silence:
 every tensor of the network, and every tensor of the start that finds no place, has one line.
@@ -19,15 +19,15 @@ from torch import Tensor
 from deit_transfer.errors import CheckpointError
 from deit_transfer.models.classifier import Classifier, head_names, is_head_key
 from deit_transfer.models.pos_embed import resize_grid, split_positions
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.pretrained import PretrainedWeights
 from deit_transfer.models.variants import VARIANTS
 
-Action = Literal["copied", "interpolated", "initialised", "dropped"]
+Action = Literal["copied", "interpolated", "initialized", "dropped"]
 
 POSITIONS = "pos_embed"
 PATCHES = "patch_embed.proj.weight"
-DISTIL_TOKEN = "dist_token"
-DISTIL_HEAD = "head_dist"
+DISTILL_TOKEN = "dist_token"
+DISTILL_HEAD = "head_dist"
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class LoadReport:
     def percents(self) -> dict[Action, float]:
         """Return the share of each action, 0..100.
 
-        Copied, interpolated and initialised are shares of the network's scalars and sum to 100;
+        Copied, interpolated and initialized are shares of the network's scalars and sum to 100;
         dropped is the dropped size against the network's.
         """
         sizes: Counter[Action] = Counter()
         for item in self.items:
             sizes[item.action] += item.size
         network = sum(sizes.values()) - sizes["dropped"]
-        actions: tuple[Action, ...] = ("copied", "interpolated", "initialised", "dropped")
+        actions: tuple[Action, ...] = ("copied", "interpolated", "initialized", "dropped")
         return {action: 100.0 * sizes[action] / network for action in actions}
 
     @property
@@ -86,9 +86,9 @@ class LoadReport:
         }
 
 
-def load_start(
+def load_pretrained(
     classifier: Classifier,
-    start: StartWeights,
+    start: PretrainedWeights,
     *,
     min_coverage: float = 0.9,
     keep_head: bool = False,
@@ -104,7 +104,7 @@ def load_start(
 
     Args:
         classifier: As it comes from `build_classifier`.
-        start: From `read_start`; a start from nothing loads nothing.
+        start: From `read_pretrained`; a start from nothing loads nothing.
         min_coverage: Smallest acceptable share of the backbone's parameters, in 0..1.
         keep_head: Take the start's heads too; its classes must be this network's. A
             distillation head that the start lacks is drawn.
@@ -139,11 +139,16 @@ def load_start(
 
 
 def _fit(
-    key: str, tensor: Tensor, given: Tensor | None, *, classifier: Classifier, start: StartWeights
+    key: str,
+    tensor: Tensor,
+    given: Tensor | None,
+    *,
+    classifier: Classifier,
+    start: PretrainedWeights,
 ) -> tuple[Tensor, LoadItem]:
     """Return the value for one tensor of the backbone, and what was done to get it."""
     if given is None:
-        return tensor, LoadItem(key, "initialised", tensor.numel(), _absent(start))
+        return tensor, LoadItem(key, "initialized", tensor.numel(), _absent(start))
     is_transformer = isinstance(classifier.backbone, VisionTransformer)
     if key == POSITIONS and is_transformer and given.shape[-1] == tensor.shape[-1]:
         return _fit_positions(tensor, given, classifier=classifier, start=start)
@@ -155,18 +160,18 @@ def _fit(
         resampled = resample_patch_embed(given.float(), new_size)
         return resampled, LoadItem(key, "interpolated", tensor.numel(), detail)
     detail = f"{_shape(given)} in the start, {_shape(tensor)} here"
-    return tensor, LoadItem(key, "initialised", tensor.numel(), detail)
+    return tensor, LoadItem(key, "initialized", tensor.numel(), detail)
 
 
 def _fit_positions(
-    tensor: Tensor, given: Tensor, *, classifier: Classifier, start: StartWeights
+    tensor: Tensor, given: Tensor, *, classifier: Classifier, start: PretrainedWeights
 ) -> tuple[Tensor, LoadItem]:
     """Fit position embeddings (1, T + h * w, D) to the network's tokens and patch grid."""
     backbone: Any = classifier.backbone
     # networks of the DeiT-III kind give their tokens no position
     num_tokens = 0 if backbone.no_embed_class else backbone.num_prefix_tokens
     given_tokens = num_tokens
-    if num_tokens and classifier.distilled != (DISTIL_TOKEN in start.state_dict):
+    if num_tokens and classifier.distilled != (DISTILL_TOKEN in start.state_dict):
         given_tokens += -1 if classifier.distilled else 1
     grid: tuple[int, int] = tuple(backbone.patch_embed.grid_size)
     try:
@@ -184,7 +189,7 @@ def _fit_positions(
         # images to fit, 300 to test).
         drawn = tensor[:, given_tokens:num_tokens]
         tokens = torch.cat([tokens.to(tensor.dtype), drawn], dim=1)  # (1, T, D)
-        details.append("the distillation token's position initialised")
+        details.append("the distillation token's position initialized")
     elif given_tokens > num_tokens:
         tokens = tokens[:, :num_tokens]
         details.append("the distillation token's position dropped")
@@ -199,11 +204,11 @@ def _fit_positions(
 
 
 def _fit_head(
-    key: str, tensor: Tensor, given: Tensor | None, *, start: StartWeights, keep_head: bool
+    key: str, tensor: Tensor, given: Tensor | None, *, start: PretrainedWeights, keep_head: bool
 ) -> tuple[Tensor, LoadItem]:
     """Return the value for one tensor of a head: drawn anew unless asked otherwise."""
     if given is None:
-        return tensor, LoadItem(key, "initialised", tensor.numel(), _absent(start))
+        return tensor, LoadItem(key, "initialized", tensor.numel(), _absent(start))
     if keep_head and given.shape == tensor.shape:
         return given, LoadItem(key, "copied", tensor.numel(), _dtype_detail(tensor, given))
     if given.shape == tensor.shape:
@@ -213,18 +218,18 @@ def _fit_head(
         )
     else:
         detail = f"{given.shape[0]} classes in the start, {tensor.shape[0]} here"
-    return tensor, LoadItem(key, "initialised", tensor.numel(), detail)
+    return tensor, LoadItem(key, "initialized", tensor.numel(), detail)
 
 
-def _absent(start: StartWeights) -> str:
+def _absent(start: PretrainedWeights) -> str:
     """Say that the start lacks a tensor, unless it lacks all of them."""
     return "" if start.is_none else "not in the start"
 
 
 def _dropped(key: str, value: Tensor) -> LoadItem:
     """Say why a tensor of the start found no place."""
-    is_distil = key == DISTIL_TOKEN or key.startswith(f"{DISTIL_HEAD}.")
-    detail = "no distillation token in this network" if is_distil else "not in this network"
+    is_distill = key == DISTILL_TOKEN or key.startswith(f"{DISTILL_HEAD}.")
+    detail = "no distillation token in this network" if is_distill else "not in this network"
     return LoadItem(key, "dropped", value.numel(), detail)
 
 
@@ -238,12 +243,12 @@ def _coverage(classifier: Classifier, items: list[LoadItem]) -> float:
 
 
 def _check_coverage(
-    report: LoadReport, classifier: Classifier, start: StartWeights, *, min_coverage: float
+    report: LoadReport, classifier: Classifier, start: PretrainedWeights, *, min_coverage: float
 ) -> None:
     """Refuse a start that gives too little of the backbone, saying what it looks like."""
     if report.coverage >= 100.0 * min_coverage:
         return
-    unfit = [item for item in report.items if item.action == "initialised" and item.detail]
+    unfit = [item for item in report.items if item.action == "initialized" and item.detail]
     example = f"; for instance {unfit[0].key}: {unfit[0].detail}" if unfit else ""
     looks_like = guess_variant(start.state_dict)
     raise CheckpointError(
@@ -255,10 +260,10 @@ def _check_coverage(
     )
 
 
-def _check_heads(report: LoadReport, classifier: Classifier, start: StartWeights) -> None:
+def _check_heads(report: LoadReport, classifier: Classifier, start: PretrainedWeights) -> None:
     """Refuse to keep a class head that the start does not have for these classes."""
     class_head = head_names(classifier.backbone)[:1]
-    lost = [i for i in report.items if is_head_key(i.key, class_head) and i.action == "initialised"]
+    lost = [i for i in report.items if is_head_key(i.key, class_head) and i.action == "initialized"]
     if lost:
         raise CheckpointError(
             f"the head of {start.origin} cannot be kept: {lost[0].key}: {lost[0].detail}",
@@ -272,7 +277,7 @@ def guess_variant(state_dict: Mapping[str, Tensor]) -> str | None:
     if patches is None or patches.ndim != 4:
         return None
     blocks = {key.split(".")[1] for key in state_dict if key.startswith("blocks.")}
-    found = (patches.shape[0], len(blocks), patches.shape[2], DISTIL_TOKEN in state_dict)
+    found = (patches.shape[0], len(blocks), patches.shape[2], DISTILL_TOKEN in state_dict)
     for variant in VARIANTS.values():
         size = (variant.embed_dim, variant.depth, variant.patch_size, variant.distilled)
         if size == found:

@@ -1,4 +1,4 @@
-"""Own the network that is trained: a timm backbone whose answer is always `Heads`. Load no weights.
+"""The network that is trained: a timm backbone that returns `HeadLogits`. Loads no weights.
 
 Shapes: B images, K classes, T tokens (class, distillation), N patches, D dimensions, L blocks.
 """
@@ -15,7 +15,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from deit_transfer.batch import Heads
+from deit_transfer.batch import HeadLogits
 from deit_transfer.errors import UsageError
 from deit_transfer.models.variants import (
     Variant,
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
 
     timm's distilled network averages its heads unless it trains; here both heads' logits always
     come back, so that each head and their fusion can be scored. A network without a distillation
-    token answers `distil_logits=None`.
+    token answers `distill_logits=None`.
 
     Args:
         backbone: A timm network with its head; its parameters keep timm's names.
@@ -85,16 +85,18 @@ class Classifier(nn.Module):
         self.two_class_tokens = two_class_tokens
         self.distilled = isinstance(backbone, VisionTransformerDistilled)
 
-    def forward(self, images: Tensor) -> Heads:
-        """Return the logits (B, K) of each head for normalised images (B, 3, H, W)."""
+    def forward(self, images: Tensor) -> HeadLogits:
+        """Return the logits (B, K) of each head for normalized images (B, 3, H, W)."""
         if not self.distilled:
-            return Heads(self.backbone(images), None)
+            return HeadLogits(self.backbone(images), None)
         backbone: Any = self.backbone
         tokens = backbone.head_drop(self.forward_tokens(images))  # (B, 2, D)
-        return Heads(backbone.head(tokens[:, 0]), backbone.head_dist(tokens[:, 1]))  # (B, K) each
+        return HeadLogits(
+            backbone.head(tokens[:, 0]), backbone.head_dist(tokens[:, 1])
+        )  # (B, K) each
 
     def forward_tokens(self, images: Tensor) -> Tensor:
-        """Return the final, normalised token embeddings (B, T, D), class token first.
+        """Return the final, normalized token embeddings (B, T, D), class token first.
 
         Raises:
             UsageError: The network has no tokens.

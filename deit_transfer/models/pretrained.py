@@ -41,7 +41,7 @@ HF_HUB = "hf-hub:"
 
 
 @dataclass(frozen=True)
-class StartWeights:
+class PretrainedWeights:
     """Hold weights to start from, and what is known about where they come from.
 
     `state_dict` is empty for a start from nothing.
@@ -75,7 +75,9 @@ class _ModelFile(BaseModel):
     weights_sha256: str | None = None
 
 
-def read_start(start: str, *, model_name: str, cache_dir: Path | None = None) -> StartWeights:
+def read_pretrained(
+    start: str, *, model_name: str, cache_dir: Path | None = None
+) -> PretrainedWeights:
     """Read the weights that a start names.
 
     Args:
@@ -91,7 +93,7 @@ def read_start(start: str, *, model_name: str, cache_dir: Path | None = None) ->
             pickle that asks for code to be run.
     """
     if start == NONE:
-        return StartWeights({}, "nothing (random initialisation)")
+        return PretrainedWeights({}, "nothing (random initialization)")
     if start == IMAGENET:
         return _read_imagenet(model_name, cache_dir)
     if start.startswith(HF_HUB):
@@ -109,7 +111,7 @@ def read_start(start: str, *, model_name: str, cache_dir: Path | None = None) ->
             or f"Give '{IMAGENET}', '{NONE}', a run's folder, a .safetensors or .pth file, "
             f"'{LOCAL_DIR}FOLDER' or '{HF_HUB}OWNER/NAME'",
         )
-    return StartWeights(_finite(read_weights_file(path), path), f"the file {path}")
+    return PretrainedWeights(_finite(read_weights_file(path), path), f"the file {path}")
 
 
 def write_model_files(
@@ -182,13 +184,13 @@ def read_model(folder: Path, *, device: torch.device) -> tuple[Classifier, tuple
     return classifier.to(device).eval(), description.class_names
 
 
-def _read_imagenet(model_name: str, cache_dir: Path | None) -> StartWeights:
+def _read_imagenet(model_name: str, cache_dir: Path | None) -> PretrainedWeights:
     variant = find_variant(model_name)
     path, source = find_published_weights(variant, cache_dir=cache_dir)
     state_dict = _finite(read_weights_file(path), path)
     origin = f"the published ImageNet weights {source}"
     names = _imagenet_class_names() if variant.num_classes == IMAGENET_CLASSES else None
-    return StartWeights(state_dict, origin, variant.name, class_names=names)
+    return PretrainedWeights(state_dict, origin, variant.name, class_names=names)
 
 
 def _imagenet_class_names() -> tuple[str, ...]:
@@ -196,13 +198,13 @@ def _imagenet_class_names() -> tuple[str, ...]:
     return tuple(ImageNetInfo().label_names())
 
 
-def _read_folder(folder: Path) -> StartWeights:
+def _read_folder(folder: Path) -> PretrainedWeights:
     """Read a run's folder, or one in timm's layout."""
     is_run = (folder / WEIGHTS_FILE).is_file()
     if not is_run and any((folder / name).is_file() for name in HUB_FILES):
         return _read_timm_folder(folder, origin=f"the folder {folder}")
     description, state_dict = _read_run(folder)
-    return StartWeights(
+    return PretrainedWeights(
         state_dict,
         f"the run {folder}",
         model_name=description.model,
@@ -212,13 +214,13 @@ def _read_folder(folder: Path) -> StartWeights:
     )
 
 
-def _read_timm_folder(folder: Path, *, origin: str) -> StartWeights:
+def _read_timm_folder(folder: Path, *, origin: str) -> PretrainedWeights:
     """Read `model.safetensors` and, where there is one, timm's `config.json` beside it."""
     weights = next(folder / name for name in HUB_FILES if (folder / name).is_file())
     config = _read_json(folder / HUB_CONFIG) if (folder / HUB_CONFIG).is_file() else {}
     pretrained = config.get("pretrained_cfg", config)
     labels = config.get("label_names") or pretrained.get("label_names")
-    return StartWeights(
+    return PretrainedWeights(
         _finite(read_weights_file(weights), weights),
         origin,
         model_name=config.get("architecture"),

@@ -20,8 +20,8 @@ class Teacher:
 
     Args:
         classifier: The teacher's network; it is frozen and put into evaluation mode.
-        student_mean: Per channel, as the images arrive normalised.
-        student_std: Per channel, as the images arrive normalised.
+        student_mean: Per channel, as the images arrive normalized.
+        student_std: Per channel, as the images arrive normalized.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Teacher:
         self.classifier = classifier.eval().requires_grad_(False)
         self.num_classes = classifier.num_classes
         self.resolution = classifier.resolution
-        self._same_colours = (student_mean, student_std) == (classifier.mean, classifier.std)
+        self._same_colors = (student_mean, student_std) == (classifier.mean, classifier.std)
         device = next(classifier.parameters()).device
         mean, std = _per_channel(classifier.mean, device), _per_channel(classifier.std, device)
         self._scale = _per_channel(student_std, device) / std  # (1, 3, 1, 1)
@@ -49,22 +49,22 @@ class Teacher:
         label.
 
         Args:
-            images: (B, 3, H, W), normalised with the student's mean and std.
+            images: (B, 3, H, W), normalized with the student's mean and std.
 
         Returns:
             (B, K), float32.
         """
         heads = self.classifier(self.convert(images))
         class_logits = heads.class_logits.float()  # (B, K)
-        if heads.distil_logits is None:
+        if heads.distill_logits is None:
             return class_logits
-        distil_logits = heads.distil_logits.float()  # (B, K)
-        summed = torch.logaddexp(class_logits.log_softmax(-1), distil_logits.log_softmax(-1))
+        distill_logits = heads.distill_logits.float()  # (B, K)
+        summed = torch.logaddexp(class_logits.log_softmax(-1), distill_logits.log_softmax(-1))
         return summed - math.log(2.0)
 
     def convert(self, images: Tensor) -> Tensor:
-        """Return the images in the teacher's normalisation and at its resolution."""
-        if not self._same_colours:
+        """Return the images in the teacher's normalization and at its resolution."""
+        if not self._same_colors:
             images = images * self._scale + self._shift
         if images.shape[-2:] != (self.resolution, self.resolution):
             size = (self.resolution, self.resolution)

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deit_transfer.batch import Heads
-from deit_transfer.models.checkpoint_adaptation import load_start
+from deit_transfer.batch import HeadLogits
+from deit_transfer.models.checkpoint_adaptation import load_pretrained
 from deit_transfer.models.classifier import Classifier, build_classifier
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.pretrained import PretrainedWeights
 
 Views = Literal["one", "flip", "five", "ten"]
 NUM_VIEWS: dict[Views, int] = {"one": 1, "flip": 2, "five": 5, "ten": 10}
@@ -27,7 +27,7 @@ class AveragedViews(nn.Module):
 
     Args:
         classifier: The network, of resolution R.
-        views: `flip`, the image and its mirror image, of images (B, 3, R, R); `five`, the centre
+        views: `flip`, the image and its mirror image, of images (B, 3, R, R); `five`, the center
             and the four corners of images (B, 3, S, S) with S above R; `ten`, both.
     """
 
@@ -36,13 +36,13 @@ class AveragedViews(nn.Module):
         self.classifier = classifier
         self.views = views
 
-    def forward(self, images: Tensor) -> Heads:
+    def forward(self, images: Tensor) -> HeadLogits:
         """Return the logits (B, K) of each head, as log-probabilities."""
         seen = [self.classifier(view) for view in self._cut(images)]
-        distil = [heads.distil_logits for heads in seen if heads.distil_logits is not None]
-        return Heads(
+        distill = [heads.distill_logits for heads in seen if heads.distill_logits is not None]
+        return HeadLogits(
             mean_log_probabilities([heads.class_logits for heads in seen]),
-            mean_log_probabilities(distil) if distil else None,
+            mean_log_probabilities(distill) if distill else None,
         )
 
     def _cut(self, images: Tensor) -> list[Tensor]:
@@ -56,7 +56,7 @@ class AveragedViews(nn.Module):
 
 
 def five_crops(images: Tensor, *, side: int) -> list[Tensor]:
-    """Cut the centre and the four corners, each (B, 3, side, side), out of images (B, 3, S, S)."""
+    """Cut the center and the four corners, each (B, 3, side, side), out of images (B, 3, S, S)."""
     last = images.shape[-1] - side
     middle = round(last / 2)
     corners = [(middle, middle), (0, 0), (0, last), (last, 0), (last, last)]
@@ -83,8 +83,8 @@ def at_resolution(classifier: Classifier, resolution: int) -> Classifier:
         resolution=resolution,
         two_class_tokens=classifier.two_class_tokens,
     )
-    weights = StartWeights(classifier.backbone.state_dict(), f"{classifier.name} itself")
-    load_start(other, weights, keep_head=True)
+    weights = PretrainedWeights(classifier.backbone.state_dict(), f"{classifier.name} itself")
+    load_pretrained(other, weights, keep_head=True)
     other.mean, other.std = classifier.mean, classifier.std
     device = next(classifier.parameters()).device
     return other.to(device).eval()

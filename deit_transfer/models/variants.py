@@ -159,7 +159,7 @@ def find_variant(name: str) -> Variant:
     if name in VARIANTS:
         return VARIANTS[name]
     for variant in VARIANTS.values():
-        if name == variant.timm_name:  # a variant of the table, spelt with its weight tag
+        if name == variant.timm_name:  # a variant of the table, spelled with its weight tag
             return variant
     import timm
 

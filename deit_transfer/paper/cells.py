@@ -14,7 +14,7 @@ Commands = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class TableCell:
     """Hold one figure of ours, or, where it is missing, the commands that make it.
 
     `label` says what the figure is of; `short` that it is of a run far from the paper's.
@@ -28,7 +28,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """Hold the paper's figures of a row and ours, a value a column; None where there is no row.
 
     A cell of ours that is None can be filled by nothing, or only by `commands`, which fill all of
@@ -37,11 +37,11 @@ class Row:
 
     name: str
     paper: Sequence[PaperValue] | None
-    here: Sequence[Cell | None] | None
+    here: Sequence[TableCell | None] | None
     commands: Commands = ()
 
 
-Filled = tuple[list[Row], list[str], list[str]]  # rows, columns after the paper's, notes
+Filled = tuple[list[TableRow], list[str], list[str]]  # rows, columns after the paper's, notes
 
 
 def accuracy_cell(
@@ -49,7 +49,7 @@ def accuracy_cell(
     *,
     commands: Commands = (),
     value: Callable[[FoundRun], float | None] = lambda run: run.result.get("top1"),
-) -> Cell:
+) -> TableCell:
     """Return the mean figure of the runs that come closest to the paper's, over their seeds.
 
     Runs that differ in their seed alone are one group; a group of full length goes before a short
@@ -65,12 +65,12 @@ def accuracy_cell(
         if value(run) is not None:
             groups.setdefault(_but_seed(run), []).append(run)
     if not groups:
-        return Cell(commands=commands)
+        return TableCell(commands=commands)
     best = max(groups.values(), key=lambda group: (not group[0].is_short, _images(group[0])))
     figures = [figure for run in best if (figure := value(run)) is not None]
     interval = mean_interval(figures)
     spread = "" if interval is None else f"95% interval {interval.low:.1f} to {interval.high:.1f}"
-    return Cell(
+    return TableCell(
         value=sum(figures) / len(figures),
         label=run_label(best, interval=spread),
         short=best[0].is_short,
@@ -79,7 +79,7 @@ def accuracy_cell(
 
 
 def filled_table(
-    table: PaperTable, rows: Sequence[Row], *, columns: Sequence[str], notes: Sequence[str]
+    table: PaperTable, rows: Sequence[TableRow], *, columns: Sequence[str], notes: Sequence[str]
 ) -> dict[str, Any]:
     """Return the table as plain values: rows, what each figure of ours is of, and commands.
 
@@ -144,7 +144,7 @@ class _Numbered:
         return number
 
 
-def _plain(cell: Cell | None, marks: _Numbered, tasks: _Numbered) -> dict[str, Any] | None:
+def _plain(cell: TableCell | None, marks: _Numbered, tasks: _Numbered) -> dict[str, Any] | None:
     if cell is None:
         return None
     if cell.value is None:

@@ -83,29 +83,29 @@ class Writer:
 
     def finetune(self, row: str, dataset: str) -> Commands:
         """Return the commands that fine-tune a row of Table 6 as published, its teacher first."""
-        network, catalogue = NETWORKS[row], DATASETS[dataset][1]
+        network, catalog = NETWORKS[row], DATASETS[dataset][1]
         at_384 = "384" in row
-        recipe = f"paper/finetune/{catalogue}" + ("_384" if at_384 else "")
-        words = f"finetune {catalogue} --recipe {recipe}"
+        recipe = f"paper/finetune/{catalog}" + ("_384" if at_384 else "")
+        words = f"finetune {catalog} --recipe {recipe}"
         if "distilled" not in row:
             return (self.train(words),)
-        teacher = f"teacher-{catalogue}" + ("-384" if at_384 else "")
+        teacher = f"teacher-{catalog}" + ("-384" if at_384 else "")
         pixels = " --resolution 384" if at_384 else ""
         return (
-            *self.once(f"teacher fit {catalogue} --model {TEACHER}{pixels}", name=teacher),
+            *self.once(f"teacher fit {catalog} --model {TEACHER}{pixels}", name=teacher),
             self.train(f"{words} --model {network.model} --teacher {self.folder(teacher)}"),
         )
 
     def scratch(self, row: str, dataset: str) -> Commands:
         """Return the commands of section 5.4: the dataset alone, its teacher first."""
-        network, catalogue = NETWORKS[row], DATASETS[dataset][1]
-        words = f"scratch {catalogue} --recipe paper/scratch/{catalogue} --model {network.model}"
+        network, catalog = NETWORKS[row], DATASETS[dataset][1]
+        words = f"scratch {catalog} --recipe paper/scratch/{catalog} --model {network.model}"
         if "distilled" not in row:
             return (self.train(words),)
-        teacher = f"teacher-scratch-{catalogue}"
+        teacher = f"teacher-scratch-{catalog}"
         return (
             *self.once(
-                f"scratch {catalogue} --recipe paper/scratch/{catalogue} --model {TEACHER}",
+                f"scratch {catalog} --recipe paper/scratch/{catalog} --model {TEACHER}",
                 name=teacher,
             ),
             self.train(f"{words} --teacher {self.folder(teacher)}"),
@@ -115,7 +115,9 @@ class Writer:
         """Return one command that does on further datasets what a run did on its own."""
         names = " ".join(DATASETS[dataset][1] for dataset in datasets)
         recipe = run.recipe
-        start = f" --from {shlex.quote(recipe.model.start)}" if recipe.mode == "finetune" else ""
+        start = (
+            f" --from {shlex.quote(recipe.model.pretrained)}" if recipe.mode == "finetune" else ""
+        )
         words = f'{recipe.mode} "$d"{start} --model {recipe.model.name}'
         words += f" --resolution {run.resolution}"
         return (f"for d in {names}; do {self.train(words)}; done",)

@@ -12,7 +12,7 @@ from deit_transfer.paper.values import (
 )
 
 TABLE_5 = "table5"
-# by the catalogue's names; the paper's V2 is the matched-frequency set
+# by the catalog's names; the paper's V2 is the matched-frequency set
 TABLE_5_COLUMNS = {"imagenet": "ImageNet", "imagenet-real": "ReaL", "imagenet-v2": "V2"}
 
 
@@ -29,7 +29,7 @@ def paper_beside(
     """Return `paper_top1` and `paper_label`, or nothing where the paper has no such figure.
 
     Args:
-        dataset: Catalogue name of what was scored.
+        dataset: Catalog name of what was scored.
         model: The network's name.
         mode: How the run was trained; empty for a network by name.
         resolution: Pixels a side.

@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 from deit_transfer.errors import DataError
 from deit_transfer.models.variants import distilled_form
-from deit_transfer.paper.cells import Cell, Commands, Filled, Row
+from deit_transfer.paper.cells import Commands, Filled, TableCell, TableRow
 from deit_transfer.paper.commands import TEACHER, Writer
-from deit_transfer.paper.evidence import Evidence, FoundRun, dataset_title, run_label
+from deit_transfer.paper.evidence import FoundRun, FoundRuns, dataset_title, run_label
 from deit_transfer.paper.values import TABLES
 from deit_transfer.runs.folder import PREDICTIONS_FILE
 from deit_transfer.runs.predictions import StoredPredictions, join_predictions, read_predictions
 
 TRUTH = "ground truth"
-HEADS = {"distilled, class": "class", "distilled, distil": "distil", "distilled, both": "joint"}
+HEADS = {"distilled, class": "class", "distilled, distill": "distill", "distilled, both": "joint"}
 Trio = dict[str, FoundRun]  # of convnet, DeiT, distilled: those that were found
 
 
-def fill_table4(found: Evidence) -> Filled:
+def fill_table4(found: FoundRuns) -> Filled:
     """Put the decisions that runs stored beside Table 4.
 
     The distilled run is taken that has its teacher and its plain twin with it, or most of them.
@@ -34,16 +34,16 @@ def fill_table4(found: Evidence) -> Filled:
     table = TABLES["table4"]
     rows = []
     for row, figures in table.rows.items():
-        cells: list[Cell | None] = []
+        cells: list[TableCell | None] = []
         for column in table.columns:
             rate = rates.get((row, column))
             missing = dict.fromkeys(_role(name) for name in (row, column) if name != TRUTH)
             needed = tuple(chain.from_iterable(commands[role] for role in missing))
             if rate is None:
-                cells.append(Cell(commands=needed))
+                cells.append(TableCell(commands=needed))
             else:
-                cells.append(Cell(value=rate, label=label, short=True, runs=folders))
-        rows.append(Row(name=row, paper=figures, here=cells))
+                cells.append(TableCell(value=rate, label=label, short=True, runs=folders))
+        rows.append(TableRow(name=row, paper=figures, here=cells))
     notes = [f"here, {name} is {run_label([run])}" for name, run in trio.items()] + [
         "deit-transfer disagree RUN RUN... compares any runs, with intervals and tests"
     ]
@@ -57,14 +57,14 @@ def _role(name: str) -> str:
 def _choose(runs: Sequence[FoundRun]) -> Trio:
     """Return the most complete trio on one set of test images; the newest among equals."""
     stored = [run for run in runs if (run.folder.path / PREDICTIONS_FILE).is_file()]
-    distilled = [r for r in stored if r.result.get("heads") and r.recipe.distil.kind != "none"]
+    distilled = [r for r in stored if r.result.get("heads") and r.recipe.distill.kind != "none"]
     trios = [_trio(run, stored) for run in reversed(distilled)]
     return max(trios, key=len, default={})
 
 
 def _trio(run: FoundRun, others: Sequence[FoundRun]) -> Trio:
     alike = [o for o in others if _images(o) == _images(run)]
-    teacher = run.recipe.distil.teacher
+    teacher = run.recipe.distill.teacher
     place = None if teacher is None else Path(teacher).resolve()
     teachers = [o for o in alike if o.folder.path.resolve() == place]
     twins = [
@@ -112,7 +112,7 @@ def _label(trio: Trio, num_images: int) -> str:
     return f"{num_images:,} test images of {dataset}, one run each; not the paper's images"
 
 
-def _commands(trio: Trio, found: Evidence) -> dict[str, Commands]:
+def _commands(trio: Trio, found: FoundRuns) -> dict[str, Commands]:
     """Return what makes each run that is missing: the paper's own, or the twin of one found."""
     write = Writer(found.out)
     student = trio.get("distilled")
@@ -131,7 +131,7 @@ def _commands(trio: Trio, found: Evidence) -> dict[str, Commands]:
     recipe = student.recipe
     dataset = recipe.data.dataset
     twin = recipe.model.name.replace("_distilled", "")
-    start = f" --from {recipe.model.start}" if recipe.mode == "finetune" else ""
+    start = f" --from {recipe.model.pretrained}" if recipe.mode == "finetune" else ""
     limit = recipe.data.train_limit
     limited = "" if limit is None else f" --train-limit {limit}"
     plain = (

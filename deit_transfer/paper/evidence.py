@@ -17,7 +17,7 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.number_format import counted
 from deit_transfer.runs.folder import RECIPE_FILE, RESULT_FILE, RunFolder, find_runs
 
-# the paper's column of each dataset, and its name in the catalogue
+# the paper's column of each dataset, and its name in the catalog
 DATASETS = {
     "imagenet": ("ImageNet", "imagenet"),
     "cifar10": ("CIFAR-10", "cifar10"),
@@ -71,11 +71,11 @@ class FoundRun:
     @property
     def is_distilled(self) -> bool:
         """Say whether a teacher taught it."""
-        return self.recipe.distil.kind != "none"
+        return self.recipe.distill.kind != "none"
 
     @property
     def is_limited(self) -> bool:
-        """Say whether it was given only a part of the labelled images."""
+        """Say whether it was given only a part of the labeled images."""
         return self.recipe.data.train_limit is not None or self.recipe.data.fraction is not None
 
     @property
@@ -87,7 +87,7 @@ class FoundRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class FoundRuns:
     """Hold everything that was found below a folder; `skipped` says what could not be read."""
 
     out: Path
@@ -102,7 +102,7 @@ class Evidence:
         return [run for run in self.runs if run.dataset == "imagenet"]
 
 
-def collect_evidence(out: Path) -> Evidence:
+def collect_evidence(out: Path) -> FoundRuns:
     """Read the finished runs below a folder, and the measurements in it; a missing one is empty."""
     runs: list[FoundRun] = []
     skipped: list[str] = []
@@ -118,7 +118,7 @@ def collect_evidence(out: Path) -> Evidence:
         except (DeitTransferError, OSError) as error:
             skipped.append(f"{folder} is left out: {str(error).splitlines()[0]}")
     speeds, scores = _measurements(out)
-    return Evidence(
+    return FoundRuns(
         out=out,
         runs=tuple(runs),
         speeds=tuple(speeds),
@@ -177,7 +177,7 @@ def run_label(runs: Sequence[FoundRun], *, interval: str = "") -> str:
 
 
 def _origin(run: FoundRun) -> list[str]:
-    start, teacher = run.recipe.model.start, run.recipe.distil.teacher
+    start, teacher = run.recipe.model.pretrained, run.recipe.distill.teacher
     said = [] if start == "none" else [f"from {Path(start).name}"]
     said += [] if teacher is None else [f"taught by {Path(teacher).name}"]
     return [*said, *_place(run)]
@@ -193,8 +193,8 @@ def _length(run: FoundRun) -> list[str]:
     seen, counts = run.result.get("images_seen"), run.result.get("counts") or {}
     said = []
     if run.is_limited:
-        labelled = counts.get("train", 0) + counts.get("val", 0)
-        said.append(f"{labelled:,} labelled images")
+        labeled = counts.get("train", 0) + counts.get("val", 0)
+        said.append(f"{labeled:,} labeled images")
     if seen and run.images_of_paper:
         share = 100 * seen / run.images_of_paper
         text = f"{share:.2g}%" if share < 10 else f"{share:.0f}%"
@@ -231,15 +231,15 @@ def _images_of_paper(dataset: str, recipe: Recipe) -> float | None:
     """Return the images that the paper's run on this dataset sees, by the published recipe."""
     if dataset not in DATASETS or recipe.mode == "teacher":
         return None
-    title, catalogue = DATASETS[dataset]
+    title, catalog = DATASETS[dataset]
     if dataset == "imagenet" and recipe.mode != "finetune":
         name = "pretrain/deit_base"
     elif dataset == "imagenet":
         name = "paper/finetune/imagenet_384"
     elif recipe.mode == "finetune":
-        name = f"paper/finetune/{catalogue}"
+        name = f"paper/finetune/{catalog}"
     else:
-        name = f"paper/scratch/{catalogue}"
+        name = f"paper/scratch/{catalog}"
     train = TABLES["table8"].column("train")[title]
     assert isinstance(train, int)
     return float(load_recipe(name).schedule.epochs * train)

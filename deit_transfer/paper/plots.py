@@ -59,7 +59,7 @@ def figure3_png(path: Path, facts: Mapping[str, Any]) -> None:
                 if curve:
                     x, y = zip(*sorted(curve), strict=True)
                     axes.plot(
-                        x, y, color=style.colour, marker=style.marker, linewidth=2.2, label=name
+                        x, y, color=style.color, marker=style.marker, linewidth=2.2, label=name
                     )
             dress(axes, title=titles[whose], x="epochs", y="top-1 (%)")
             axes.margins(0.12)
@@ -84,13 +84,13 @@ def _draw_families(axes: Any, points: list[tuple[str, float, float]]) -> None:
         distilled = family == DISTILLED
         # one size at a time: models fine-tuned at another one stand apart from the line
         line = [(x, y) for x, y, name in sorted(named[family]) if "at 384" not in name]
-        colour = INK if distilled else style.colour
+        color = INK if distilled else style.color
         if len(line) > 1:
             x, y = zip(*line, strict=True)
-            axes.plot(x, y, color=colour, linewidth=1.6, alpha=0.8)
+            axes.plot(x, y, color=color, linewidth=1.6, alpha=0.8)
         x, y, names = zip(*named[family], strict=True)
         marker = "*" if distilled else style.marker
-        axes.scatter(x, y, color=colour, marker=marker, s=130 if distilled else 55, label=family)
+        axes.scatter(x, y, color=color, marker=marker, s=130 if distilled else 55, label=family)
         for speed, top1, name in zip(x, y, names, strict=True):
             axes.annotate(
                 _short(name),

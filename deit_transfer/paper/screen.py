@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deit_transfer.report.number_format import NOTHING
-from deit_transfer.report.terminal_style import Look, Screen, new_table, printable
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table, printable
 
 WIDTH = 80
 LEAST_NAME_WIDTH = 12
@@ -44,15 +44,15 @@ def table_list(rows: Sequence[Mapping[str, str]]) -> Screen:
         rows: Each `table`, `title`, `made_by`.
     """
 
-    def build(look: Look) -> RenderableType:
-        table = new_table(look, "")
+    def build(terminal: TerminalStyle) -> RenderableType:
+        table = new_table(terminal, "")
         table.add_column("table", no_wrap=True)
         table.add_column("what", min_width=30)
         table.add_column("made here by deit-transfer", overflow="fold")
         for row in rows:
-            table.add_row(*(look.text(row[key]) for key in ("table", "title", "made_by")))
+            table.add_row(*(terminal.text(row[key]) for key in ("table", "title", "made_by")))
         hint = "deit-transfer paper table6 prints one, with what was measured here beside it."
-        return Group(table, look.text(hint))
+        return Group(table, terminal.text(hint))
 
     return Screen(build)
 
@@ -67,12 +67,12 @@ def filled_screen(facts: Mapping[str, Any]) -> Screen:
             `num_runs`, `figure`.
     """
 
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         return Group(
-            *_head(facts, look),
-            _table(facts, look),
-            *(_hanging(sign, text, look) for sign, text in _legend(facts)),
-            *_commands(facts, look),
+            *_head(facts, terminal),
+            _table(facts, terminal),
+            *(_hanging(sign, text, terminal) for sign, text in _legend(facts)),
+            *_commands(facts, terminal),
         )
 
     return Screen(build)
@@ -88,16 +88,16 @@ def command_lines(commands: Sequence[str], *, width: int) -> list[str]:
     return lines
 
 
-def _head(facts: Mapping[str, Any], look: Look) -> Iterator[Text]:
+def _head(facts: Mapping[str, Any], terminal: TerminalStyle) -> Iterator[Text]:
     number = f"{facts['table'][:-1].capitalize()} {facts['table'][-1]}"
-    yield look.text(f"{number}: {facts['title']}", style="bold")
-    yield look.text(facts["unit"])
+    yield terminal.text(f"{number}: {facts['title']}", style="bold")
+    yield terminal.text(facts["unit"])
     runs = "1 finished run" if facts["num_runs"] == 1 else f"{facts['num_runs']} finished runs"
-    yield look.text(f"paper: {facts['source']}")
-    yield look.text(f"here:  this machine, {runs} in {facts['runs']}")
+    yield terminal.text(f"paper: {facts['source']}")
+    yield terminal.text(f"here:  this machine, {runs} in {facts['runs']}")
 
 
-def _table(facts: Mapping[str, Any], look: Look) -> Table:
+def _table(facts: Mapping[str, Any], terminal: TerminalStyle) -> Table:
     heads = [_heading(title, len(facts["columns"])) for title in facts["columns"]]
     lines = list(_lines(facts))
     # names take what the figures leave, and are folded where that is too little
@@ -108,7 +108,7 @@ def _table(facts: Mapping[str, Any], look: Look) -> Table:
     room = WIDTH - len(" paper") - sum(width + 1 for width in widths)
     longest = max(len(row["name"]) for row in facts["rows"])
     table = Table(
-        box=OPEN_ASCII if look.box is box.ASCII else OPEN,
+        box=OPEN_ASCII if terminal.box is box.ASCII else OPEN,
         padding=(0, 0),
         show_edge=False,
         header_style="",
@@ -118,7 +118,7 @@ def _table(facts: Mapping[str, Any], look: Look) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for name, whose, cells in lines:
-        table.add_row(look.text(name), whose, *cells, style="bold" if whose == "here" else "")
+        table.add_row(terminal.text(name), whose, *cells, style="bold" if whose == "here" else "")
     return table
 
 
@@ -178,8 +178,8 @@ def _legend(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "-", f"figure: {facts['figure']}"
 
 
-def _hanging(sign: str, text: str, look: Look) -> Text:
-    safe = printable(text, ascii_only=look.ascii_only)
+def _hanging(sign: str, text: str, terminal: TerminalStyle) -> Text:
+    safe = printable(text, ascii_only=terminal.ascii_only)
     indent = " " * (len(sign) + 1)
     wrapped = textwrap.wrap(
         safe,
@@ -192,16 +192,16 @@ def _hanging(sign: str, text: str, look: Look) -> Text:
     return Text("\n".join(wrapped), style="dim", no_wrap=True, overflow="ignore")
 
 
-def _commands(facts: Mapping[str, Any], look: Look) -> Iterator[Text]:
+def _commands(facts: Mapping[str, Any], terminal: TerminalStyle) -> Iterator[Text]:
     if not facts["commands"]:
         return
-    yield look.text("")
-    yield look.text("What fills the empty cells:", style="bold")
+    yield terminal.text("")
+    yield terminal.text("What fills the empty cells:", style="bold")
     for task in facts["commands"]:
-        head = _hanging(f"[{task['number']}]", _where(task["cells"]), look)
+        head = _hanging(f"[{task['number']}]", _where(task["cells"]), terminal)
         yield head
         lines = command_lines(task["commands"], width=WIDTH - 4)
-        safe = [printable(line, ascii_only=look.ascii_only) for line in lines]
+        safe = [printable(line, ascii_only=terminal.ascii_only) for line in lines]
         # a path that is longer than a line must stay in one piece
         yield Text("\n".join(f"    {x}" for x in safe), no_wrap=True, overflow="ignore")
 

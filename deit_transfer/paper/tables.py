@@ -7,7 +7,7 @@ from typing import Any
 from deit_transfer.errors import UsageError
 from deit_transfer.paper.cells import Filled, filled_table
 from deit_transfer.paper.disagreement_table import fill_table4
-from deit_transfer.paper.evidence import DATASETS, Evidence, collect_evidence
+from deit_transfer.paper.evidence import DATASETS, FoundRuns, collect_evidence
 from deit_transfer.paper.plots import figure1_png, figure3_png
 from deit_transfer.paper.spec_tables import fill_table1, fill_table8, fill_table9
 from deit_transfer.paper.training_tables import (
@@ -37,7 +37,7 @@ MADE_BY = {
 }
 # tables in which no accuracy of a run belongs
 WITHOUT_RUNS = ("table1", "table8", "table9")
-_FILLERS: dict[str, Callable[[Evidence], Filled]] = {
+_FILLERS: dict[str, Callable[[FoundRuns], Filled]] = {
     "table1": fill_table1,
     "table2": fill_table2,
     "table3": fill_table3,
@@ -83,7 +83,7 @@ def paper_table(name: str, *, runs: Path) -> dict[str, Any]:
     return facts | {"runs": str(runs), "num_runs": len(found.runs), "figure": None}
 
 
-def _elsewhere(facts: Mapping[str, Any], found: Evidence) -> list[str]:
+def _elsewhere(facts: Mapping[str, Any], found: FoundRuns) -> list[str]:
     """Say which runs have no place in a table, as their datasets are not the paper's."""
     if facts["table"] in WITHOUT_RUNS:
         return []

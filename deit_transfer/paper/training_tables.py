@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from deit_transfer.errors import DeitTransferError
-from deit_transfer.paper.cells import Cell, Filled, Row, accuracy_cell
+from deit_transfer.paper.cells import Filled, TableCell, TableRow, accuracy_cell
 from deit_transfer.paper.commands import Writer
-from deit_transfer.paper.evidence import Evidence, FoundRun, dataset_title
+from deit_transfer.paper.evidence import FoundRun, FoundRuns, dataset_title
 from deit_transfer.paper.values import (
     HERE,
     NETWORKS,
@@ -19,13 +19,13 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import RECIPE_FILE
 
 SIZES = {"Ti 224": "tiny", "S 224": "small", "B 224": "base"}
-# Table 3: what distils, as a recipe says it, and which head is scored
+# Table 3: what distills, as a recipe says it, and which head is scored
 METHODS: dict[str, tuple[tuple[str, str], str | None]] = {
     "no distillation": (("none", "class"), None),
     "soft distillation": (("soft", "class"), None),
     "hard distillation, class token only": (("hard", "class"), None),
     "distilled, class embedding": (("hard", "token"), "class"),
-    "distilled, distillation embedding": (("hard", "token"), "distil"),
+    "distilled, distillation embedding": (("hard", "token"), "distill"),
     "distilled, class + distillation": (("hard", "token"), "joint"),
 }
 # Table 7: the recipe of each row
@@ -46,7 +46,7 @@ ABLATIONS = {
 }
 
 
-def fill_table2(found: Evidence) -> Filled:
+def fill_table2(found: FoundRuns) -> Filled:
     """Put students of each teacher beside Table 2."""
     table, write = TABLES["table2"], Writer(found.out)
     rows = []
@@ -73,21 +73,23 @@ def fill_table2(found: Evidence) -> Filled:
                 commands=(*first, larger),
             ),
         )
-        rows.append(Row(name=name, paper=figures, here=cells))
+        rows.append(TableRow(name=name, paper=figures, here=cells))
     note = "here, a teacher's figure is on the images it was checked on before it taught"
     return rows, [], [note]
 
 
-def fill_table3(found: Evidence) -> Filled:
+def fill_table3(found: FoundRuns) -> Filled:
     """Put the forms of distillation beside Table 3, and those of another network in a column."""
     table = TABLES["table3"]
     other = _most_distilled(found.runs)
     rows = []
     for name, figures in table.rows.items():
-        cells: list[Cell | None] = [_method_cell(name, column, found) for column in table.columns]
+        cells: list[TableCell | None] = [
+            _method_cell(name, column, found) for column in table.columns
+        ]
         if other:
             cells.append(accuracy_cell(_by_method(other, name), value=_head_figure(name)))
-        rows.append(Row(name=name, paper=figures, here=cells))
+        rows.append(TableRow(name=name, paper=figures, here=cells))
     if not other:
         return rows, [], []
     first = other[0]
@@ -95,7 +97,7 @@ def fill_table3(found: Evidence) -> Filled:
     return rows, ["here"], [f"the column 'here' is {what}: other networks and images"]
 
 
-def fill_table7(found: Evidence) -> Filled:
+def fill_table7(found: FoundRuns) -> Filled:
     """Put ablations made here beside Table 7; they are of one dataset and network, which is said.
 
     A run is a row's where it has that row's value of every setting that any row changes.
@@ -118,17 +120,17 @@ def fill_table7(found: Evidence) -> Filled:
         first = write.once(f"pretrain imagenet --recipe ablation/{ABLATIONS[source]}", name=named)
         tuning = "paper/finetune/imagenet_384" if source == row else f"ablation/{ABLATIONS[row]}"
         later = write.train(f"finetune imagenet --recipe {tuning} --from {write.folder(named)}")
-        optimiser = recipes[row].optim.name if source != row else "adamw"
-        larger = [run for run in found.runs if _grew(run, runs, optimiser)]
+        optimizer = recipes[row].optim.name if source != row else "adamw"
+        larger = [run for run in found.runs if _grew(run, runs, optimizer)]
         cells = (
             accuracy_cell(runs, commands=first),
             accuracy_cell(larger, commands=(*first, later)),
         )
-        rows.append(Row(name=row, paper=figures, here=cells))
+        rows.append(TableRow(name=row, paper=figures, here=cells))
     return rows, [], []
 
 
-def fill_figure3(found: Evidence) -> Filled:
+def fill_figure3(found: FoundRuns) -> Filled:
     """Put accuracies at several lengths of training beside those of Figure 3."""
     paper = TABLES["figure3"].rows
     write = Writer(found.out)
@@ -140,7 +142,7 @@ def fill_figure3(found: Evidence) -> Filled:
     rows = []
     for length in sorted({*epochs, *stated}):
         name = f"{length} epoch{'' if length == 1 else 's'}"
-        here: list[Cell | None] = [Cell(value=length)]
+        here: list[TableCell | None] = [TableCell(value=length)]
         for distilled in (False, True):
             runs = [
                 run
@@ -154,7 +156,7 @@ def fill_figure3(found: Evidence) -> Filled:
             )
             cell = accuracy_cell(runs, commands=commands if length in stated else ())
             here.append(cell)
-        rows.append(Row(name=name, paper=paper.get(name), here=here))
+        rows.append(TableRow(name=name, paper=paper.get(name), here=here))
     if group is None:
         return rows, [], []
     dataset, model, resolution = group
@@ -163,7 +165,7 @@ def fill_figure3(found: Evidence) -> Filled:
 
 def _teacher_of(run: FoundRun) -> str | None:
     """Return the network that taught a run, by its name."""
-    teacher = run.recipe.distil.teacher
+    teacher = run.recipe.distill.teacher
     if teacher is None or not Path(teacher).is_dir():
         return teacher
     try:
@@ -173,8 +175,8 @@ def _teacher_of(run: FoundRun) -> str | None:
 
 
 def _method(run: FoundRun) -> tuple[str, str]:
-    distil = run.recipe.distil
-    return (distil.kind, "class") if distil.kind == "none" else (distil.kind, distil.through)
+    distill = run.recipe.distill
+    return (distill.kind, "class") if distill.kind == "none" else (distill.kind, distill.through)
 
 
 def _by_method(runs: Sequence[FoundRun], method: str) -> list[FoundRun]:
@@ -191,22 +193,22 @@ def _head_figure(method: str) -> Callable[[FoundRun], float | None]:
     return lambda run: (run.result.get("heads") or {}).get(head)
 
 
-def _method_cell(method: str, column: str, found: Evidence) -> Cell:
+def _method_cell(method: str, column: str, found: FoundRuns) -> TableCell:
     (kind, through), _ = METHODS[method]
     write = Writer(found.out)
     size = SIZES.get(column, "base")
     distilled = "_distilled" if through == "token" else ""
     words = f"pretrain imagenet --recipe pretrain/deit_{size}{distilled}"
     if kind != "none" and through == "class":
-        tau = " --set distil.tau=3.0" if kind == "soft" else ""
-        words += f" --teacher regnety_160 --distill {kind} --set distil.through=class{tau}"
+        tau = " --set distill.tau=3.0" if kind == "soft" else ""
+        words += f" --teacher regnety_160 --distill {kind} --set distill.through=class{tau}"
     named = f"table3-{size}-{kind}-{through}"
     commands = write.once(words, name=named)
     larger = column not in SIZES
     if larger:
         model = f"deit_base{distilled}_patch16_384"
         taught = "" if kind == "none" else f" --teacher regnety_160 --distill {kind}"
-        taught += " --set distil.through=class" if taught and through == "class" else ""
+        taught += " --set distill.through=class" if taught and through == "class" else ""
         later = f"finetune imagenet --recipe paper/finetune/imagenet_384 --model {model}{taught}"
         commands = (*commands, write.train(f"{later} --from {write.folder(named)}"))
     pixels = 384 if larger else 224
@@ -252,9 +254,9 @@ def _commonest(
     return max(counted, key=lambda one: (one[0] == "imagenet", counted[one]), default=None)
 
 
-def _grew(run: FoundRun, smaller: Sequence[FoundRun], optimiser: str) -> bool:
+def _grew(run: FoundRun, smaller: Sequence[FoundRun], optimizer: str) -> bool:
     """Say whether a run went on from one of these at a higher resolution."""
     starts = {one.folder.path.resolve() for one in smaller}
-    resumed = Path(run.recipe.model.start).resolve() in starts
-    same = run.recipe.optim.name == optimiser
+    resumed = Path(run.recipe.model.pretrained).resolve() in starts
+    same = run.recipe.optim.name == optimizer
     return resumed and same and run.recipe.mode == "finetune"

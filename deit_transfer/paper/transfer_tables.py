@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from deit_transfer.paper.cells import Cell, Filled, Row, accuracy_cell
+from deit_transfer.paper.cells import Filled, TableCell, TableRow, accuracy_cell
 from deit_transfer.paper.commands import LONG, PRETRAIN, Writer
-from deit_transfer.paper.evidence import Evidence, FoundRun
+from deit_transfer.paper.evidence import FoundRun, FoundRuns
 from deit_transfer.paper.spec_tables import params_cell, speed_cell
 from deit_transfer.paper.values import (
     NETWORKS,
@@ -18,33 +18,33 @@ LONG_EPOCHS = 1000
 FROM_SCRATCH = "scratch: "
 
 
-def fill_table5(found: Evidence) -> Filled:
+def fill_table5(found: FoundRuns) -> Filled:
     """Put parameters, speed and accuracies measured here beside Table 5."""
     rows = []
     for name, figures in TABLES["table5"].rows.items():
         row = name.removesuffix(LONG)
         timed = speed_cell(found, row) if row == name or figures[2] is not None else None
-        cells = (params_cell(found, row), Cell(value=figures[1]), timed, *_scores(name, found))
-        rows.append(Row(name=name, paper=figures, here=cells))
+        cells = (params_cell(found, row), TableCell(value=figures[1]), timed, *_scores(name, found))
+        rows.append(TableRow(name=name, paper=figures, here=cells))
     notes = ["where an accuracy here is -, the weights behind the paper's figure are not public"]
     return rows, [], notes
 
 
-def fill_table6(found: Evidence) -> Filled:
+def fill_table6(found: FoundRuns) -> Filled:
     """Put transfers made here beside Table 6, then networks that the paper does not transfer."""
     write = Writer(found.out)
     tuned = [run for run in found.runs if run.recipe.mode == "finetune"]
     alone = [run for run in found.runs if run.recipe.mode == "scratch"]
     rows = []
     for name, figures in TABLES["table6"].rows.items():
-        here: list[Cell | None] | None = None
+        here: list[TableCell | None] | None = None
         if name.startswith("DeiT"):
             here = [_scores(name, found)[0]]
             for dataset in TRANSFER_DATASETS[1:]:
                 runs = [run for run in tuned if run.dataset == dataset and run.is_row(name)]
                 here.append(accuracy_cell(runs, commands=write.finetune(name, dataset)))
             here.append(speed_cell(found, name))
-        rows.append(Row(name=name, paper=figures, here=here))
+        rows.append(TableRow(name=name, paper=figures, here=here))
     rows += _further_rows(tuned, write, known=TABLES["table6"].rows)
     rows += _scratch_rows(alone, write)
     notes = [
@@ -54,20 +54,22 @@ def fill_table6(found: Evidence) -> Filled:
     return rows, [], notes
 
 
-def fill_figure1(found: Evidence) -> Filled:
+def fill_figure1(found: FoundRuns) -> Filled:
     """Put speeds and ImageNet accuracies measured here beside those behind Figure 1."""
     columns = TABLES["table5"].columns
     speed, top1 = columns.index("im/s"), columns.index("ImageNet")
     figures = TABLES["figure1"].rows
     rows = [
-        Row(name=row.name, paper=figures[row.name], here=(row.here[speed], row.here[top1]))
+        TableRow(name=row.name, paper=figures[row.name], here=(row.here[speed], row.here[top1]))
         for row in fill_table5(found)[0]
         if row.name in figures and row.here is not None
     ]
     return rows, [], []
 
 
-def _scores(name: str, found: Evidence) -> tuple[Cell | None, Cell | None, Cell | None]:
+def _scores(
+    name: str, found: FoundRuns
+) -> tuple[TableCell | None, TableCell | None, TableCell | None]:
     """Return the cells of ImageNet, ReaL and V2 of a row of Table 5."""
     write, network = Writer(found.out), NETWORKS[name]
     runs = [
@@ -101,13 +103,13 @@ def _scores(name: str, found: Evidence) -> tuple[Cell | None, Cell | None, Cell 
 
 
 def _score_cell(
-    found: Evidence,
+    found: FoundRuns,
     dataset: str,
     *,
     subject: str | None,
     trained: set[Path],
     commands: tuple[str, ...],
-) -> Cell:
+) -> TableCell:
     """Return what an evaluation gave the published weights, or a run trained here."""
     for score in reversed(found.scores):
         published = score["run"] == subject
@@ -115,13 +117,13 @@ def _score_cell(
         if score["dataset"] == dataset and (published or here):
             who = "published weights" if published else "trained here"
             label = f"{who}, scored here on {score.get('num_test_images', 0):,} images"
-            return Cell(value=score["top1"], label=label, runs=(score["file"],))
-    return Cell(commands=commands)
+            return TableCell(value=score["top1"], label=label, runs=(score["file"],))
+    return TableCell(commands=commands)
 
 
 def _further_rows(
     runs: Sequence[FoundRun], write: Writer, *, known: Iterable[str], before: str = ""
-) -> list[Row]:
+) -> list[TableRow]:
     """Return a row for each network that the paper's table lacks."""
     named: dict[str, list[FoundRun]] = {}
     for run in runs:
@@ -136,20 +138,20 @@ def _further_rows(
             for dataset in TRANSFER_DATASETS[1:]
         ]
         commands = write.rest_of_row(group[0], missing) if missing else ()
-        rows.append(Row(name=name, paper=None, here=[None, *cells, None], commands=commands))
+        rows.append(TableRow(name=name, paper=None, here=[None, *cells, None], commands=commands))
     return rows
 
 
-def _scratch_rows(runs: Sequence[FoundRun], write: Writer) -> list[Row]:
+def _scratch_rows(runs: Sequence[FoundRun], write: Writer) -> list[TableRow]:
     rows = []
     figures = SCRATCH["cifar10"]
     place = TRANSFER_DATASETS.index("cifar10")
     for name, top1 in figures.items():
         paper: list[float | None] = [None] * (len(TRANSFER_DATASETS) + 1)
-        here: list[Cell | None] = [None] * len(paper)
+        here: list[TableCell | None] = [None] * len(paper)
         paper[place] = top1
         mine = [run for run in runs if run.dataset == "cifar10" and run.is_row(name)]
         here[place] = accuracy_cell(mine, commands=write.scratch(name, "cifar10"))
-        rows.append(Row(name=f"{FROM_SCRATCH}{name}", paper=paper, here=here))
+        rows.append(TableRow(name=f"{FROM_SCRATCH}{name}", paper=paper, here=here))
     known = [f"{FROM_SCRATCH}{name}" for name in figures]
     return rows + _further_rows(runs, write, known=known, before=FROM_SCRATCH)

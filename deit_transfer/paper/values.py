@@ -142,7 +142,7 @@ def paper_top1(
     DeiT-B, distilled alike, is returned with `same_model` False; other networks have none.
 
     Args:
-        dataset: Catalogue name; spelling variants such as `Stanford-Cars` are known.
+        dataset: Catalog name; spelling variants such as `Stanford-Cars` are known.
         model: A timm name such as `deit_base_distilled_patch16_384`.
         mode: `finetune`, `scratch` or `pretrain`; on ImageNet they are one.
         resolution: Side of the input in pixels; read from the model's name when None.
@@ -160,7 +160,7 @@ def paper_top1(
 
 
 def paper_dataset(name: str) -> str:
-    """Return the word for a dataset in `TRANSFER_DATASETS`, however it is spelt."""
+    """Return the word for a dataset in `TRANSFER_DATASETS`, however it is spelled."""
     key = re.sub(r"[^a-z0-9]", "", name.lower())
     return _ALIASES.get(key, key)
 

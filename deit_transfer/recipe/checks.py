@@ -6,7 +6,7 @@ REFERENCE_BATCH = 512  # learning rates are stated at it (section 6; main.py:350
 
 
 def scaled_peak_lr(recipe: Recipe) -> float:
-    """Return the peak learning rate that the optimiser really gets: peak_lr x batch / 512."""
+    """Return the peak learning rate that the optimizer really gets: peak_lr x batch / 512."""
     return recipe.optim.peak_lr * recipe.schedule.batch_size / REFERENCE_BATCH
 
 
@@ -69,17 +69,17 @@ def _data_faults(recipe: Recipe) -> list[str]:
 
 
 def _token_faults(recipe: Recipe) -> list[str]:
-    distil, distilled = recipe.distil, "distilled" in recipe.model.name
+    distill, distilled = recipe.distill, "distilled" in recipe.model.name
     faults = []
-    if distil.kind != "none" and distil.teacher is None:
-        faults.append(f"distil.teacher: distil.kind = '{distil.kind}' needs a teacher")
-    if distil.kind == "none" and distil.teacher is not None:
-        faults.append("distil.kind: a teacher is given; choose 'hard' or 'soft'")
-    if distil.kind != "none" and distil.through == "token" and not distilled:
+    if distill.kind != "none" and distill.teacher is None:
+        faults.append(f"distill.teacher: distill.kind = '{distill.kind}' needs a teacher")
+    if distill.kind == "none" and distill.teacher is not None:
+        faults.append("distill.kind: a teacher is given; choose 'hard' or 'soft'")
+    if distill.kind != "none" and distill.through == "token" and not distilled:
         faults.append(
             f"model.name: '{recipe.model.name}' has no distillation token; take the _distilled_ "
-            "form, or set distil.through = 'class'"
+            "form, or set distill.through = 'class'"
         )
-    if recipe.model.two_class_tokens and (distil.kind != "none" or not distilled):
+    if recipe.model.two_class_tokens and (distill.kind != "none" or not distilled):
         faults.append("model.two_class_tokens: needs a _distilled_ model and no teacher")
     return faults

@@ -17,7 +17,7 @@ class Section(BaseModel):
 class Data(Section):
     """Say which images are trained on, selected on and scored."""
 
-    dataset: str = Field(default="", description="Catalogue name, or folder of class folders.")
+    dataset: str = Field(default="", description="Catalog name, or folder of class folders.")
     data_dir: str | None = Field(default=None, description="Folder that holds the dataset.")
     classes: tuple[str, ...] = Field(default=(), description="Keep only these classes.")
     level: Literal[
@@ -30,10 +30,10 @@ class Data(Section):
         default="train", description="Train on the official train split, or on val as well."
     )
     train_limit: int | None = Field(
-        default=None, ge=2, description="Labelled images used in all, training and validation."
+        default=None, ge=2, description="Labeled images used in all, training and validation."
     )
     fraction: float | None = Field(
-        default=None, gt=0, le=1, description="Share of the labelled images used, per class."
+        default=None, gt=0, le=1, description="Share of the labeled images used, per class."
     )
     val_fraction: float = Field(
         default=0.1, ge=0, lt=1, description="Share of train carved off for validation."
@@ -60,7 +60,7 @@ class Model(Section):
     """Say which network is trained and from what it starts."""
 
     name: str = Field(default="deit_small_patch16_224", description="DeiT variant or timm name.")
-    start: str = Field(
+    pretrained: str = Field(
         default="none", description="imagenet, a run, a weights file, a timm name, or none."
     )
     resolution: int | None = Field(
@@ -127,7 +127,7 @@ class Augment(Section):
 class Optim(Section):
     """Say how the weights move."""
 
-    name: Literal["adamw", "sgd", "lamb"] = Field(default="adamw", description="Optimiser.")
+    name: Literal["adamw", "sgd", "lamb"] = Field(default="adamw", description="Optimizer.")
     peak_lr: float = Field(
         default=5e-4, gt=0, lt=10, description="Peak learning rate at batch 512 (scaled by B/512)."
     )
@@ -177,7 +177,7 @@ class Schedule(Section):
     )
 
 
-class Distil(Section):
+class Distill(Section):
     """Say what is learned from a teacher."""
 
     teacher: str | None = Field(default=None, description="A run, or a network's name.")
@@ -258,7 +258,7 @@ class Recipe(Section):
     augment: Augment = Augment()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
-    distil: Distil = Distil()
+    distill: Distill = Distill()
     run: Run = Run()
     evidence: Evidence = Evidence()
     sources: dict[str, str] = Field(default={}, description="Source of each value, by location.")

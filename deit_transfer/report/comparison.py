@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deit_transfer.report.label_efficiency import efficiency_table, share_text
 from deit_transfer.report.number_format import compact, duration, p_text, percent, tells_top5
-from deit_transfer.report.terminal_style import Look, Screen, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 Comparison = Mapping[str, Any]
 Arm = Mapping[str, Any]
@@ -34,7 +34,7 @@ def comparison_table(comparison: Comparison) -> Screen:
             `labels`; and, of a
             comparison at several sizes, `label_efficiency`.
     """
-    return Screen(lambda look: _screen(comparison, look))
+    return Screen(lambda terminal: _screen(comparison, terminal))
 
 
 def verdict(comparison: Comparison) -> str:
@@ -89,29 +89,29 @@ def top1_lines(arm: Arm, *, plus_minus: str) -> list[str]:
     return [mean, f"[{percent(low)}, {percent(high)}]", seeds]
 
 
-def _screen(comparison: Comparison, look: Look) -> RenderableType:
+def _screen(comparison: Comparison, terminal: TerminalStyle) -> RenderableType:
     arms: Sequence[Arm] = comparison["arms"]
     lines = [
-        look.text(difference_line(difference), style="bold")
+        terminal.text(difference_line(difference), style="bold")
         for difference in comparison.get("differences") or []
     ]
-    answer = look.text(verdict(comparison), style="bold green")
+    answer = terminal.text(verdict(comparison), style="bold green")
     notes = Table.grid(padding=(0, 1, 0, 0))
     for note in footnotes(comparison):
-        notes.add_row("*", look.text(note, style="dim"))
+        notes.add_row("*", terminal.text(note, style="dim"))
     efficiency = comparison.get("label_efficiency")
     curves = [efficiency_table(efficiency)] if efficiency else []
-    return Group(_table(comparison, arms, look), *lines, answer, *curves, notes)
+    return Group(_table(comparison, arms, terminal), *lines, answer, *curves, notes)
 
 
-def _table(comparison: Comparison, arms: Sequence[Arm], look: Look) -> Table:
+def _table(comparison: Comparison, arms: Sequence[Arm], terminal: TerminalStyle) -> Table:
     title = (
         f"{comparison['dataset']}, {comparison['model']}, {_seeds(comparison)}, "
         f"{comparison['num_test_images']:,} test images, budget: {comparison['budget']}"
         f"{_largest_size(comparison)}"
     )
     with_paper = any(arm.get("paper_top1") is not None for arm in arms)
-    table = new_table(look, title)
+    table = new_table(terminal, title)
     table.add_column("arm", overflow="fold")
     table.add_column("top-1", overflow="fold")
     # figures are short and must stay whole; long names of arms give way instead
@@ -124,13 +124,13 @@ def _table(comparison: Comparison, arms: Sequence[Arm], look: Look) -> Table:
     best = max(arm["top1_mean"] for arm in arms)
     for arm in arms:
         style = "bold" if arm["top1_mean"] == best else ""
-        cells = _cells(arm, look, with_top5=with_top5, with_paper=with_paper)
+        cells = _cells(arm, terminal, with_top5=with_top5, with_paper=with_paper)
         table.add_row(*cells, style=style)
     return table
 
 
-def _cells(arm: Arm, look: Look, *, with_top5: bool, with_paper: bool) -> list[Text]:
-    top1 = top1_lines(arm, plus_minus=look.plus_minus)
+def _cells(arm: Arm, terminal: TerminalStyle, *, with_top5: bool, with_paper: bool) -> list[Text]:
+    top1 = top1_lines(arm, plus_minus=terminal.plus_minus)
     cells = [
         *[percent(arm["top5_mean"])] * with_top5,
         percent(arm["mean_per_class_mean"]),
@@ -140,8 +140,8 @@ def _cells(arm: Arm, look: Look, *, with_top5: bool, with_paper: bool) -> list[T
     ]
     paper = [percent(arm.get("paper_top1"))] if with_paper else []
     # a space gives long names like paper/finetune/cifar10 a place to break
-    name = look.text(str(arm["arm"]).replace("+", " +").replace("/", " /"))
-    return [name, look.lines(top1), *(look.text(cell) for cell in [*cells, *paper])]
+    name = terminal.text(str(arm["arm"]).replace("+", " +").replace("/", " /"))
+    return [name, terminal.lines(top1), *(terminal.text(cell) for cell in [*cells, *paper])]
 
 
 def _largest_size(comparison: Comparison) -> str:
@@ -180,7 +180,7 @@ def _range(low: float, high: float) -> str:
 
 def _what(difference: Mapping[str, Any], comparison: Comparison) -> str:
     if difference["arm"] == "finetune" and difference["baseline"] == "scratch":
-        return f"Starting from {comparison['start']} instead of from scratch"
+        return f"Starting from {comparison['pretrained']} instead of from scratch"
     return f"{difference['arm']} instead of {difference['baseline']}"
 
 

@@ -104,7 +104,7 @@ def _efficiency(comparison: Comparison, figure: str) -> str:
     parts = [
         "\n\n".join(_plain(sentence) for sentence in efficiency["sentences"]),
         _table(["share", "labels", *(_plain(name) for name in names)], rows),
-        f"![Top-1 by labelled images](<{figure}>)" if figure else "",
+        f"![Top-1 by labeled images](<{figure}>)" if figure else "",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -137,7 +137,7 @@ def _setup(
     facts = {
         "dataset": comparison["dataset"],
         "model": comparison["model"],
-        "start of the fine-tuned arm": comparison["start"],
+        "start of the fine-tuned arm": comparison["pretrained"],
         "seeds": seeds,
         "budget": comparison["budget"],
         "test images": grouped(comparison["num_test_images"]),

@@ -52,7 +52,7 @@ def curves_png(
 
     Args:
         path: Where the PNG appears, or is replaced.
-        series: At least one run; runs of one arm share a colour.
+        series: At least one run; runs of one arm share a color.
         paper_top1: The paper's test figure by arm, each a dashed horizontal line.
 
     Raises:
@@ -66,7 +66,7 @@ def curves_png(
 
 
 def efficiency_png(path: Path, points: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """Draw every arm's top-1 against the number of labelled images, and write the PNG whole.
+    """Draw every arm's top-1 against the number of labeled images, and write the PNG whole.
 
     Labels are on a logarithmic axis; each mean stands with its 95% interval.
 
@@ -98,7 +98,7 @@ def _draw(
         _draw_arm(loss, [_points(run, run.train_loss) for run in runs], styles[arm], label)
     for arm, top1 in paper_top1.items():
         label = f"the paper, {arm}: {top1:.1f} (test)"
-        accuracy.axhline(top1, color=styles[arm].colour, linestyle=(0, (6, 4)), label=label)
+        accuracy.axhline(top1, color=styles[arm].color, linestyle=(0, (6, 4)), label=label)
     for axes, name, unit in (
         (accuracy, "Top-1 on validation images", "top-1 (%)"),
         (loss, "Training loss", "loss"),
@@ -128,7 +128,7 @@ def _draw_efficiency(figure: Any, points: Sequence[Mapping[str, Any]], *, title:
             moved,
             means,
             yerr=np.stack([means - lows, highs - means]).clip(min=0),
-            color=styles[name].colour,
+            color=styles[name].color,
             marker=styles[name].marker,
             markersize=7,
             linewidth=2.4,
@@ -150,7 +150,7 @@ def _scale_labels(axes: Any, points: Sequence[Mapping[str, Any]]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(labels))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{point['labels']:,}\n{100 * point['fraction']:g}%" for point in points])
-    axes.set_xlabel("labelled images, and their share of all (log scale)", color=INK)
+    axes.set_xlabel("labeled images, and their share of all (log scale)", color=INK)
 
 
 def _styles(arms: Sequence[str]) -> dict[str, Style]:
@@ -182,14 +182,14 @@ def _draw_arm(axes: Any, curves: Sequence[NDArray[np.float64]], style: Style, la
     grid, values = _on_one_grid(present)  # (G,), (seeds, G)
     if len(present) > 1:
         for curve in present:
-            axes.plot(curve[:, 0], curve[:, 1], color=style.colour, linewidth=0.8, alpha=0.45)
+            axes.plot(curve[:, 0], curve[:, 1], color=style.color, linewidth=0.8, alpha=0.45)
         axes.fill_between(
-            grid, values.min(0), values.max(0), color=style.colour, alpha=0.16, linewidth=0
+            grid, values.min(0), values.max(0), color=style.color, alpha=0.16, linewidth=0
         )
     axes.plot(
         grid,
         values.mean(0),
-        color=style.colour,
+        color=style.color,
         marker=style.marker,
         markersize=5.5,
         markevery=max(1, len(grid) // 10),

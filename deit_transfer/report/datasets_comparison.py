@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from deit_transfer.report.comparison import verdict
 from deit_transfer.report.label_efficiency import interval_cell
 from deit_transfer.report.number_format import percent
-from deit_transfer.report.terminal_style import Look, Screen, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 Row = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ def datasets_table(table: Mapping[str, Any]) -> Screen:
             `top1` and `label`), `comparisons`, `failed` (each `dataset`, `error`, `hint`),
             `labels`.
     """
-    return Screen(lambda look: _screen(table, look))
+    return Screen(lambda terminal: _screen(table, terminal))
 
 
 def sentences(failure: Mapping[str, Any]) -> str:
@@ -51,29 +51,31 @@ def row_cell(row: Row, dataset: str, *, plus_minus: str) -> str:
     return interval_cell(cell, plus_minus=plus_minus)
 
 
-def _screen(table: Mapping[str, Any], look: Look) -> RenderableType:
+def _screen(table: Mapping[str, Any], terminal: TerminalStyle) -> RenderableType:
     names = table["datasets"]
     groups = [names[i : i + DATASETS_A_TABLE] for i in range(0, len(names), DATASETS_A_TABLE)]
     answers = [
-        look.text(f"{one['dataset']}: {verdict(one)}", style="green")
+        terminal.text(f"{one['dataset']}: {verdict(one)}", style="green")
         for one in table["comparisons"]
     ]
     failures = [
-        look.text(f"{one['dataset']} failed: {sentences(one)}", style="bold red")
+        terminal.text(f"{one['dataset']} failed: {sentences(one)}", style="bold red")
         for one in table["failed"]
     ]
-    notes = [look.text(f"* {note}", style="dim") for note in table["labels"]]
-    tables = [_table(table["rows"], group, look) for group in groups]
+    notes = [terminal.text(f"* {note}", style="dim") for note in table["labels"]]
+    tables = [_table(table["rows"], group, terminal) for group in groups]
     return Group(*tables, *answers, *failures, *notes)
 
 
-def _table(rows: Sequence[Row], names: Sequence[str], look: Look) -> RenderableType:
-    table = new_table(look, "Top-1 in percent, with 95% intervals, as in the paper's Table 6")
+def _table(rows: Sequence[Row], names: Sequence[str], terminal: TerminalStyle) -> RenderableType:
+    table = new_table(terminal, "Top-1 in percent, with 95% intervals, as in the paper's Table 6")
     table.add_column("", overflow="fold")
     for name in names:
-        table.add_column(look.text(name), overflow="fold")
+        table.add_column(terminal.text(name), overflow="fold")
     for row in rows:
-        cells = [look.text(row_cell(row, name, plus_minus=look.plus_minus)) for name in names]
+        cells = [
+            terminal.text(row_cell(row, name, plus_minus=terminal.plus_minus)) for name in names
+        ]
         style = "dim" if row["whose"] == "paper" else ""
-        table.add_row(look.text(row_title(row).replace("/", " /")), *cells, style=style)
+        table.add_row(terminal.text(row_title(row).replace("/", " /")), *cells, style=style)
     return table

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from deit_transfer.report.number_format import grouped, p_text
 from deit_transfer.report.plot_style import DPI, INK, drawn_png
-from deit_transfer.report.terminal_style import Look, Screen, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 Facts = Mapping[str, Any]
 Matrix = tuple[Sequence[str], Sequence[Sequence[float]]]  # names, and the rate of each pair
@@ -35,7 +35,7 @@ def disagreement_table(facts: Facts, *, paper: Matrix) -> Screen:
             `num_images`, `notes`.
         paper: The paper's Table 4, from `paper.values.paper_matrix`.
     """
-    return Screen(lambda look: _screen(facts, paper, look))
+    return Screen(lambda terminal: _screen(facts, paper, terminal))
 
 
 def heat_map_png(path: Path, facts: Facts, *, dataset: str, paper: Matrix) -> None:
@@ -78,21 +78,21 @@ def extremes(facts: Facts) -> str:
     )
 
 
-def _screen(facts: Facts, paper: Matrix, look: Look) -> RenderableType:
+def _screen(facts: Facts, paper: Matrix, terminal: TerminalStyle) -> RenderableType:
     title = (
         f"Rate of different decisions on {facts['dataset']}, "
         f"{grouped(facts['num_images'])} test images"
     )
     notes = Table.grid(padding=(0, 1, 0, 0))
     for note in [*facts.get("notes", []), *_footnotes(facts)]:
-        notes.add_row("*", look.text(note, style="dim"))
+        notes.add_row("*", terminal.text(note, style="dim"))
     sentence = extremes(facts)
     return Group(
-        *_matrix_tables(title, facts["names"], facts["matrix"], look),
-        _pairs_table(facts, look),
-        *([look.text(sentence, style="bold green")] if sentence else []),
+        *_matrix_tables(title, facts["names"], facts["matrix"], terminal),
+        _pairs_table(facts, terminal),
+        *([terminal.text(sentence, style="bold green")] if sentence else []),
         notes,
-        *_matrix_tables(PAPER_TITLE, *paper, look),
+        *_matrix_tables(PAPER_TITLE, *paper, terminal),
     )
 
 
@@ -107,29 +107,29 @@ def _footnotes(facts: Facts) -> list[str]:
 
 
 def _matrix_tables(
-    title: str, names: Sequence[str], matrix: Sequence[Sequence[float]], look: Look
+    title: str, names: Sequence[str], matrix: Sequence[Sequence[float]], terminal: TerminalStyle
 ) -> list[RenderableType]:
     """Return the matrix as the paper prints it, in blocks of numbered columns that fit."""
-    tables: list[RenderableType] = [look.text(title, style="bold")]
+    tables: list[RenderableType] = [terminal.text(title, style="bold")]
     count = len(names) - 1
     abreast = -(-count // -(-count // COLUMNS_ABREAST))  # blocks of nearly one size
     for first in range(1, len(names), abreast):
         shown = range(first, min(first + abreast, len(names)))
-        table = new_table(look, "")
+        table = new_table(terminal, "")
         table.add_column("", overflow="fold", max_width=WIDTH - 4 - RATE_WIDTH * len(shown))
         for column in shown:
             table.add_column(str(column), justify="right", no_wrap=True)
         for row, name in enumerate(names):
             label = f"{row} {name}" if row else name
-            table.add_row(look.text(label), *(f"{matrix[row][column]:.3f}" for column in shown))
+            table.add_row(terminal.text(label), *(f"{matrix[row][column]:.3f}" for column in shown))
         tables.append(table)
     return tables
 
 
-def _pairs_table(facts: Facts, look: Look) -> Table:
+def _pairs_table(facts: Facts, terminal: TerminalStyle) -> Table:
     names, matrix, intervals = facts["names"], facts["matrix"], facts["intervals"]
     tests = {frozenset((test["a"], test["b"])): test for test in facts["tests"]}
-    table = new_table(look, "Pairs, by number")
+    table = new_table(terminal, "Pairs, by number")
     table.add_column("pair", no_wrap=True)
     for name in ("differ", "95% interval", "error", "95% interval", "p"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -157,9 +157,9 @@ def _draw(
     axes.imshow(matrix, cmap="Blues", vmin=0, vmax=largest)
     for row, rates in enumerate(matrix):
         for column, rate in enumerate(rates):
-            colour = "white" if rate > 0.5 * largest else INK
+            color = "white" if rate > 0.5 * largest else INK
             text = f"{rate:.3f}" if row != column else "0"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=12)
     places = range(len(names))
     axes.set_xticks(places, ["truth", *map(str, places[1:])])
     axes.set_yticks(places, [_row_label(row, name) for row, name in enumerate(names)])

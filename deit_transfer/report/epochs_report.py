@@ -22,7 +22,7 @@ from deit_transfer.report.number_format import (
     percent,
 )
 from deit_transfer.report.plot_style import INK, STYLES, Style, drawn_png, dress
-from deit_transfer.report.terminal_style import Look, Screen, new_table, printable
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table, printable
 
 Lengths = Mapping[str, Any]
 
@@ -43,7 +43,7 @@ ASIDE = 1.01
 ARM_STYLES: dict[str, Style] = {"plain": STYLES[0], "distilled": STYLES[2]}
 
 
-def lengths_table(found: Lengths) -> Screen:
+def epochs_table(found: Lengths) -> Screen:
     """Return accuracy by length and arm, what each step gained, and the paper's points.
 
     Args:
@@ -52,14 +52,14 @@ def lengths_table(found: Lengths) -> Screen:
             `delta_ci95`, `p_value`, `is_sure`), `teacher`, `teacher_top1`, `num_test_images`,
             `labels`.
     """
-    return Screen(lambda look: _screen(found, look))
+    return Screen(lambda terminal: _screen(found, terminal))
 
 
-def lengths_markdown(found: Lengths, *, command: str, figure: str) -> str:
+def epochs_markdown(found: Lengths, *, command: str, figure: str) -> str:
     """Return the same as one Markdown page.
 
     Args:
-        found: As `lengths_table` takes it.
+        found: As `epochs_table` takes it.
         command: What was typed, so that it can be typed again.
         figure: Path of the figure, relative to the page.
     """
@@ -76,12 +76,12 @@ def lengths_markdown(found: Lengths, *, command: str, figure: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def lengths_png(path: Path, found: Lengths) -> None:
+def epochs_png(path: Path, found: Lengths) -> None:
     """Draw top-1 with its interval by the length of training, the paper's points beside it.
 
     Args:
         path: Where the PNG appears, or is replaced.
-        found: As `lengths_table` takes it.
+        found: As `epochs_table` takes it.
 
     Raises:
         ResourceError: The disk is full.
@@ -107,17 +107,17 @@ def paper_family(model: str) -> str:
     return SIZES[matched[1]] if matched is not None else "DeiT-B"
 
 
-def _screen(found: Lengths, look: Look) -> RenderableType:
-    titles, rows = _cells(found, plus_minus=look.plus_minus)
-    table = new_table(look, _title(found))
+def _screen(found: Lengths, terminal: TerminalStyle) -> RenderableType:
+    titles, rows = _cells(found, plus_minus=terminal.plus_minus)
+    table = new_table(terminal, _title(found))
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(look.lines(cell.split("\n")) for cell in row))
-    lines = [look.text(line, style="bold") for line in _gain_lines(found)]
+        table.add_row(*(terminal.lines(cell.split("\n")) for cell in row))
+    lines = [terminal.text(line, style="bold") for line in _gain_lines(found)]
     notes = Table.grid(padding=(0, 1, 0, 0))
     for note in _notes(found):
-        notes.add_row("*", look.text(note, style="dim"))
+        notes.add_row("*", terminal.text(note, style="dim"))
     return Group(table, *lines, notes)
 
 
@@ -196,7 +196,7 @@ def _draw_ours(axes: Any, found: Lengths) -> None:
             places,
             top1,
             yerr=[[max(0.0, value) for value in end] for end in (low, high)],
-            color=style.colour,
+            color=style.color,
             marker=style.marker,
             markersize=8,
             linewidth=2.4,
@@ -208,7 +208,7 @@ def _draw_ours(axes: Any, found: Lengths) -> None:
             for one, epochs in zip(own, places, strict=True):
                 seeds = [run["top1"] for run in one["runs"]]
                 axes.scatter(
-                    [epochs] * len(seeds), seeds, color=style.colour, s=14, alpha=0.5, zorder=3
+                    [epochs] * len(seeds), seeds, color=style.color, s=14, alpha=0.5, zorder=3
                 )
     _finish(axes, f"Here: {found['dataset']}, {found['model']}, {found['mode']}", found["lengths"])
 
@@ -224,7 +224,7 @@ def _draw_paper(axes: Any, family: str) -> None:
         axes.plot(
             list(by_epochs),
             list(by_epochs.values()),
-            color=style.colour,
+            color=style.color,
             marker=style.marker,
             markersize=8,
             markerfacecolor="white",
@@ -244,7 +244,7 @@ def _draw_paper(axes: Any, family: str) -> None:
             )
     axes.axvline(
         PAPER_SATURATION,
-        color=ARM_STYLES["plain"].colour,
+        color=ARM_STYLES["plain"].color,
         linewidth=1,
         linestyle=":",
         label="plain stops gaining (Figure 3)",

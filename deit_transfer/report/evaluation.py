@@ -18,7 +18,7 @@ from deit_transfer.report.number_format import (
     tells_top5,
 )
 from deit_transfer.report.result import result_table
-from deit_transfer.report.terminal_style import Look, Screen, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 Result = Mapping[str, Any]
 
@@ -40,27 +40,27 @@ def evaluation_screens(result: Result) -> list[RenderableType]:
     """
     if "datasets" not in result:
         return [result_table(result), *_details(result)]
-    screens: list[RenderableType] = [datasets_table(result)]
+    screens: list[RenderableType] = [evaluated_datasets_table(result)]
     for one in result["datasets"]:
         tables = _tables(one)
         screens += [f"\n{one['dataset']}", *tables] if tables else []
     return screens
 
 
-def datasets_table(result: Result) -> Screen:
+def evaluated_datasets_table(result: Result) -> Screen:
     """Return the figures on several datasets, one a row, with the paper's where there are any."""
 
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         rows = result["datasets"]
         title = f"{result.get('model') or result['run']} on {len(rows)} datasets"
         with_top5 = tells_top5(rows[0])  # one network, so one number of classes
         columns = ("top-1", *["top-5"] * with_top5, "per class", "ECE", "paper")
-        table = _number_table(look, title, "dataset", columns)
+        table = _number_table(terminal, title, "dataset", columns)
         for row in rows:
             images = counted(row["num_test_images"], f"{row['split']} image")
             table.add_row(
-                look.lines([row["dataset"], images]),
-                look.lines([percent(row["top1"], digits=2), _interval(row["top1_ci95"])]),
+                terminal.lines([row["dataset"], images]),
+                terminal.lines([percent(row["top1"], digits=2), _interval(row["top1_ci95"])]),
                 *[percent(row["top5"], digits=2)] * with_top5,
                 percent(row["mean_per_class"], digits=2),
                 percent(row["calibration"]["ece"], digits=2),
@@ -69,7 +69,7 @@ def datasets_table(result: Result) -> Screen:
         labels = dict.fromkeys(row["paper_label"] for row in rows if row.get("paper_label"))
         notes = [f"paper: {label}" for label in labels]
         notes.append("top-1 with its Wilson 95% interval; ECE in points, 15 bins")
-        return Group(table, *(look.text(note) for note in notes))
+        return Group(table, *(terminal.text(note) for note in notes))
 
     return Screen(build)
 
@@ -100,7 +100,7 @@ def _details(result: Result) -> list[RenderableType]:
             f"{gain['top1']:.2f}, {_difference(gain)}"
         )
     screens: list[RenderableType] = [
-        Screen(lambda look, line=line: look.text(line))  # type: ignore[misc]
+        Screen(lambda terminal, line=line: terminal.text(line))  # type: ignore[misc]
         for line in lines
     ]
     if tail := result.get("long_tail"):
@@ -124,9 +124,9 @@ def _tables(result: Result) -> list[RenderableType]:
 
 
 def _heads_table(heads: Mapping[str, Mapping[str, Any]], *, with_top5: bool) -> Screen:
-    def build(look: Look) -> Table:
+    def build(terminal: TerminalStyle) -> Table:
         columns = ("top-1", "95%", *["top-5"] * with_top5, "per class", "NLL", "ECE")
-        table = _number_table(look, "Heads", "head", columns)
+        table = _number_table(terminal, "Heads", "head", columns)
         for name, row in heads.items():
             table.add_row(
                 name,
@@ -143,14 +143,14 @@ def _heads_table(heads: Mapping[str, Mapping[str, Any]], *, with_top5: bool) -> 
 
 
 def _resolutions_table(rows: Sequence[Mapping[str, Any]], *, split: str) -> Screen:
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         columns = ("top-1", "95%", "against own", "p", "NLL", "ECE")
-        table = _number_table(look, "Resolutions", "pixels", columns)
+        table = _number_table(terminal, "Resolutions", "pixels", columns)
         for row in rows:
             against = row.get("against_own")
             table.add_row(
                 f"{row['resolution']}{' (own)' if row['own'] else ''}",
-                look.text(percent(row["top1"], digits=2), style="bold" if row["own"] else ""),
+                terminal.text(percent(row["top1"], digits=2), style="bold" if row["own"] else ""),
                 _interval(row["top1_ci95"]),
                 NOTHING if against is None else f"{against['difference']:+.2f}",
                 NOTHING if against is None else p_text(against["p_value"]).removeprefix("p = "),
@@ -160,15 +160,15 @@ def _resolutions_table(rows: Sequence[Mapping[str, Any]], *, split: str) -> Scre
         said = ["p: McNemar's mid-p test on the same images"]
         if split == "test":
             said.append("To choose a resolution, look at validation images: --split val")
-        return Group(table, *(look.text(line) for line in said))
+        return Group(table, *(terminal.text(line) for line in said))
 
     return Screen(build)
 
 
 def _tail_table(tail: Mapping[str, Mapping[str, Any]]) -> Screen:
-    def build(look: Look) -> Table:
+    def build(terminal: TerminalStyle) -> Table:
         columns = ("classes", "test images", "accuracy")
-        table = _number_table(look, "Classes by training images", "training images", columns)
+        table = _number_table(terminal, "Classes by training images", "training images", columns)
         for name, row in tail.items():
             accuracy = percent(row["accuracy"], digits=2)
             table.add_row(
@@ -180,31 +180,31 @@ def _tail_table(tail: Mapping[str, Mapping[str, Any]]) -> Screen:
 
 
 def _per_class_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         worst = sorted(rows, key=lambda row: (row["recall"], row["name"]))[:MOST_CLASSES]
         columns = ("images", "precision", "recall", "F1")
-        table = _number_table(look, "Classes, the worst first", "class", columns)
+        table = _number_table(terminal, "Classes, the worst first", "class", columns)
         for row in worst:
             scores = [percent(row[key]) for key in ("precision", "recall", "f1")]
-            table.add_row(look.text(row["name"]), grouped(row["images"]), *scores)
+            table.add_row(terminal.text(row["name"]), grouped(row["images"]), *scores)
         left_out = len(rows) - len(worst)
         more = f"{left_out} better ones are not shown; --out FOLDER writes all of them"
-        return Group(table, *([look.text(more)] if left_out else []))
+        return Group(table, *([terminal.text(more)] if left_out else []))
 
     return Screen(build)
 
 
 def _mistakes_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         if not rows:
-            return look.text("No class was taken for another.")
-        table = new_table(look, "Taken for another class most often")
+            return terminal.text("No class was taken for another.")
+        table = new_table(terminal, "Taken for another class most often")
         table.add_column("images of", overflow="fold")
         table.add_column("taken for", overflow="fold")
         table.add_column("images", justify="right", no_wrap=True)
         table.add_column("%", justify="right", no_wrap=True)
         for row in rows:
-            names = [look.text(row["true"]), look.text(row["given"])]
+            names = [terminal.text(row["true"]), terminal.text(row["given"])]
             table.add_row(*names, grouped(row["images"]), percent(row["percent"]))
         return table
 
@@ -212,12 +212,12 @@ def _mistakes_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
 
 
 def _groups_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
-    def build(look: Look) -> Table:
+    def build(terminal: TerminalStyle) -> Table:
         columns = ("classes", "images", "top-1", "right group")
-        table = _number_table(look, "Super-categories", "super-category", columns)
+        table = _number_table(terminal, "Super-categories", "super-category", columns)
         for row in sorted(rows, key=lambda row: row["group_top1"]):
             table.add_row(
-                look.text(row["name"] or NOTHING),
+                terminal.text(row["name"] or NOTHING),
                 grouped(row["classes"]),
                 grouped(row["images"]),
                 percent(row["top1"]),
@@ -228,8 +228,8 @@ def _groups_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
     return Screen(build)
 
 
-def _number_table(look: Look, title: str, first: str, columns: Sequence[str]) -> Table:
-    table = new_table(look, title)
+def _number_table(terminal: TerminalStyle, title: str, first: str, columns: Sequence[str]) -> Table:
+    table = new_table(terminal, title)
     table.add_column(first, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)

@@ -14,7 +14,7 @@ from deit_transfer.report.number_format import (
     listed,
     rate,
 )
-from deit_transfer.report.terminal_style import Look, Screen, facts_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, facts_table
 
 MODE_TITLES = {
     "finetune": "Fine-tune",
@@ -34,7 +34,7 @@ class HeaderFacts:
     Learning rates: `peak_lr` is that of the recipe, at batch 512; `scaled_lr` the one used.
     `batch_size` counts the images of a step over all processes; `accumulation` the forward
     passes of one process in a step. `load_report` is the summary, a line each, of what was
-    copied, interpolated, initialised and dropped.
+    copied, interpolated, initialized and dropped.
     """
 
     mode: str
@@ -82,7 +82,7 @@ class HeaderFacts:
 
 def run_header(facts: HeaderFacts) -> Screen:
     """Return the header's table, at most 80 columns wide where the console is."""
-    return Screen(lambda look: facts_table(look, _title(facts), _groups(facts, look)))
+    return Screen(lambda terminal: facts_table(terminal, _title(facts), _groups(facts, terminal)))
 
 
 def _title(facts: HeaderFacts) -> str:
@@ -90,42 +90,47 @@ def _title(facts: HeaderFacts) -> str:
     return f"{verb}: {facts.model} on {facts.dataset}"
 
 
-def _groups(facts: HeaderFacts, look: Look) -> Iterator[list[Fact]]:
-    for group in (_data(facts, look), _model(facts, look), _training(facts, look), _run(facts)):
+def _groups(facts: HeaderFacts, terminal: TerminalStyle) -> Iterator[list[Fact]]:
+    for group in (
+        _data(facts, terminal),
+        _model(facts, terminal),
+        _training(facts, terminal),
+        _run(facts),
+    ):
         yield [(label, value) for label, value in group if value]
 
 
-def _data(facts: HeaderFacts, look: Look) -> list[Fact]:
+def _data(facts: HeaderFacts, terminal: TerminalStyle) -> list[Fact]:
     return [
         ("dataset", facts.dataset),
         ("images", counts_text(facts.counts)),
         ("classes", f"{len(facts.class_names)}: {listed(facts.class_names, most=SHOWN_CLASSES)}"),
         ("layout", facts.layout),
-        ("notes", look.lines(facts.data_notes)),
+        ("notes", terminal.lines(facts.data_notes)),
     ]
 
 
-def _model(facts: HeaderFacts, look: Look) -> list[Fact]:
+def _model(facts: HeaderFacts, terminal: TerminalStyle) -> list[Fact]:
     everything = facts.num_trainable == facts.num_params
     trained = "all trained" if everything else f"{compact(facts.num_trainable)} of them trained"
     size = f"{facts.resolution} px, {compact(facts.num_params)} parameters, {trained}"
     started = [line for line in (facts.start, facts.start_origin) if line]
     return [
-        ("model", look.lines([facts.model, size])),
-        ("start", look.lines([*dict.fromkeys(started), *facts.load_report])),
+        ("model", terminal.lines([facts.model, size])),
+        ("pretrained", terminal.lines([*dict.fromkeys(started), *facts.load_report])),
     ]
 
 
-def _training(facts: HeaderFacts, look: Look) -> list[Fact]:
+def _training(facts: HeaderFacts, terminal: TerminalStyle) -> list[Fact]:
     return [
         ("recipe", facts.recipe),
         ("semantics", facts.compat),
         ("batch", _batch(facts)),
-        ("learning rate", look.lines(_learning_rate(facts, look))),
+        ("learning rate", terminal.lines(_learning_rate(facts, terminal))),
         ("length", _length(facts)),
         ("augmentation", facts.augmentation),
         ("distillation", facts.distillation),
-        ("selection", _selection(facts, look)),
+        ("selection", _selection(facts, terminal)),
     ]
 
 
@@ -154,8 +159,8 @@ def _batch(facts: HeaderFacts) -> str:
     return f"{total}, in {passes}" if facts.accumulation > 1 else total
 
 
-def _learning_rate(facts: HeaderFacts, look: Look) -> list[str]:
-    scaled = f"{rate(facts.peak_lr)} at batch 512 {look.arrow} {rate(facts.scaled_lr)}"
+def _learning_rate(facts: HeaderFacts, terminal: TerminalStyle) -> list[str]:
+    scaled = f"{rate(facts.peak_lr)} at batch 512 {terminal.arrow} {rate(facts.scaled_lr)}"
     unit = "epoch" if facts.warmup_epochs == 1 else "epochs"
     warmup = f"{facts.warmup_epochs:g} {unit} of warm-up" if facts.warmup_epochs else "no warm-up"
     return [
@@ -170,9 +175,9 @@ def _length(facts: HeaderFacts) -> str:
     return f"{epochs}{note}, {steps}, {counted(facts.images_to_see, 'image')} seen"
 
 
-def _selection(facts: HeaderFacts, look: Look) -> Text:
-    shown = look.text(facts.selection)
+def _selection(facts: HeaderFacts, terminal: TerminalStyle) -> Text:
+    shown = terminal.text(facts.selection)
     if facts.selects_on_test:
         warning = "selected on test: the paper's protocol (flatters the figure)"
-        shown = Text("\n").join([shown, look.text(warning, style="bold yellow")])
+        shown = Text("\n").join([shown, terminal.text(warning, style="bold yellow")])
     return shown

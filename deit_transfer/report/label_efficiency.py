@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from deit_transfer.report.number_format import grouped, p_text, percent
-from deit_transfer.report.terminal_style import Look, Screen, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 Efficiency = Mapping[str, Any]
 Rate = Mapping[str, Any]
@@ -25,7 +25,7 @@ def efficiency_table(efficiency: Efficiency) -> Screen:
         efficiency: `points` in ascending order of labels (each `fraction`, `labels`, and `arms`
             as `comparison_table` takes them) and `sentences`.
     """
-    return Screen(lambda look: _screen(efficiency, look))
+    return Screen(lambda terminal: _screen(efficiency, terminal))
 
 
 def share_text(fraction: float) -> str:
@@ -58,29 +58,31 @@ def interval_cell(arm: Mapping[str, Any], *, plus_minus: str) -> str:
     return f"{percent(mean)} [{percent(low)}, {percent(high)}]"
 
 
-def _screen(efficiency: Efficiency, look: Look) -> RenderableType:
+def _screen(efficiency: Efficiency, terminal: TerminalStyle) -> RenderableType:
     points = efficiency["points"]
     names = list(dict.fromkeys(arm["arm"] for point in points for arm in point["arms"]))
     groups = [names[i : i + ARMS_A_TABLE] for i in range(0, len(names), ARMS_A_TABLE)]
-    sentences = [look.text(text, style="bold green") for text in efficiency["sentences"]]
-    return Group(*(_table(points, group, look) for group in groups), *sentences)
+    sentences = [terminal.text(text, style="bold green") for text in efficiency["sentences"]]
+    return Group(*(_table(points, group, terminal) for group in groups), *sentences)
 
 
-def _table(points: Sequence[Mapping[str, Any]], names: Sequence[str], look: Look) -> RenderableType:
-    table = new_table(look, "Top-1 by labelled images, with 95% intervals")
+def _table(
+    points: Sequence[Mapping[str, Any]], names: Sequence[str], terminal: TerminalStyle
+) -> RenderableType:
+    table = new_table(terminal, "Top-1 by labeled images, with 95% intervals")
     table.add_column("labels", justify="right", no_wrap=True)
     for name in names:
         # a space gives long names a place to break
-        table.add_column(look.text(name.replace("/", " /")), overflow="fold")
+        table.add_column(terminal.text(name.replace("/", " /")), overflow="fold")
     for point in points:
         arms = {arm["arm"]: arm for arm in point["arms"]}
         cells = [
-            look.text(
-                interval_cell(arms[name], plus_minus=look.plus_minus) if name in arms else "-"
+            terminal.text(
+                interval_cell(arms[name], plus_minus=terminal.plus_minus) if name in arms else "-"
             )
             for name in names
         ]
-        labels = look.lines([grouped(point["labels"]), share_text(point["fraction"])])
+        labels = terminal.lines([grouped(point["labels"]), share_text(point["fraction"])])
         table.add_row(labels, *cells)
     return table
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from deit_transfer.report.number_format import NOTHING, counts_text, grouped, listed, percent
-from deit_transfer.report.terminal_style import Look, Screen, facts_table, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, facts_table, new_table
 
 Row = Mapping[str, Any]
 
@@ -23,34 +23,34 @@ ACCESS = {
 SPLITS = ("train", "val", "test")
 NUMBERS = ("classes", *SPLITS, "weights", "size %")
 MOST_NAME_WIDTH = 34
-ABOUT_WIDTH = 24  # of a dataset's name, title and licence; the other columns are narrow
+ABOUT_WIDTH = 24  # of a dataset's name, title and license; the other columns are narrow
 SHOWN_COPIED, SHOWN_CHANGED = 3, 24
 SHOWN_PROBLEMS = 20
 
 
 def dataset_table(rows: Sequence[Row]) -> Screen:
-    """Return the catalogue: one row a dataset, at most 80 columns.
+    """Return the catalog: one row a dataset, at most 80 columns.
 
     Args:
         rows: Each `name`, `title`, `num_classes` (None where the folder decides), `counts`
-            (images per split), `licence` (shown up to its first semicolon), `found`, where it
+            (images per split), `license` (shown up to its first semicolon), `found`, where it
             lies (None when it does not), `access`, how one comes by it, and where known
             `size_mb` on disk, with `size_is_whole`, or `download_mb`.
     """
 
-    def build(look: Look) -> RenderableType:
-        table = _table(look, ("dataset", "classes", *SPLITS, "where"))
+    def build(terminal: TerminalStyle) -> RenderableType:
+        table = _table(terminal, ("dataset", "classes", *SPLITS, "where"))
         for row in rows:
-            licence = (row.get("licence") or "").partition(";")[0]
-            stated = f"licence: {licence}" if licence else ""
-            about = look.lines(x for x in (row["name"], row["title"], stated) if x)
+            terms = (row.get("license") or "").partition(";")[0]
+            stated = f"license: {terms}" if terms else ""
+            about = terminal.lines(x for x in (row["name"], row["title"], stated) if x)
             counts = [grouped(row["counts"].get(split)) for split in SPLITS]
             place = "here" if row.get("found") else ACCESS.get(row.get("access") or "", "not here")
-            where = look.lines(x for x in (place, _size(row)) if x)
-            table.add_row(about, look.text(grouped(row.get("num_classes"))), *counts, where)
+            where = terminal.lines(x for x in (place, _size(row)) if x)
+            table.add_row(about, terminal.text(grouped(row.get("num_classes"))), *counts, where)
         table.columns[0].width = ABOUT_WIDTH
         found = [f"{row['name']}: {row['found']}" for row in rows if row.get("found")]
-        return Group(table, *(look.text(line) for line in found))
+        return Group(table, *(terminal.text(line) for line in found))
 
     return Screen(build)
 
@@ -63,16 +63,16 @@ def recipe_table(rows: Sequence[Row]) -> Screen:
             `measured`, `minutes`, `paper`.
     """
 
-    def build(look: Look) -> Table:
-        table = _table(look, ("recipe, model", "what", "result"))
+    def build(terminal: TerminalStyle) -> Table:
+        table = _table(terminal, ("recipe, model", "what", "result"))
         for row in rows:
             minutes = row.get("minutes")
             paper = f"paper: {row['paper']}" if row.get("paper") else ""
             known = [row.get("measured"), "" if minutes is None else f"{minutes:g} min", paper]
             table.add_row(
-                look.lines(x for x in (row["name"], row.get("model")) if x),
-                look.text(row.get("title") or NOTHING),
-                look.lines([fact for fact in known if fact] or [NOTHING]),
+                terminal.lines(x for x in (row["name"], row.get("model")) if x),
+                terminal.text(row.get("title") or NOTHING),
+                terminal.lines([fact for fact in known if fact] or [NOTHING]),
             )
         _keep_whole(table, [name for row in rows for name in (row["name"], row.get("model"))])
         return table
@@ -89,13 +89,13 @@ def difference_table(rows: Sequence[Row], *, first: str, second: str) -> Screen:
         second: Name of the recipe on the right.
     """
 
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         if not rows:
-            return look.text(f"{first} and {second} differ in no setting.")
-        table = _table(look, ("setting", first, second))
+            return terminal.text(f"{first} and {second} differ in no setting.")
+        table = _table(terminal, ("setting", first, second))
         for row in rows:
             cells = [row["setting"], _value(row["first"]), _value(row["second"])]
-            table.add_row(*(look.text(cell) for cell in cells))
+            table.add_row(*(terminal.text(cell) for cell in cells))
         _keep_whole(table, [row["setting"] for row in rows])
         return table
 
@@ -110,12 +110,12 @@ def check_table(report: Row) -> Screen:
             `notes`, and `facts`, further (label, value) pairs such as balance and sizes.
     """
 
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         return Group(
-            facts_table(look, f"Check: {report['dataset']}", _check_facts(report)),
-            *_sentences(look, "problem", report.get("problems") or [], style="bold red"),
-            *_sentences(look, "warning", report.get("warnings") or [], style="yellow"),
-            look.text(_check_verdict(report), style="bold"),
+            facts_table(terminal, f"Check: {report['dataset']}", _check_facts(report)),
+            *_sentences(terminal, "problem", report.get("problems") or [], style="bold red"),
+            *_sentences(terminal, "warning", report.get("warnings") or [], style="yellow"),
+            terminal.text(_check_verdict(report), style="bold"),
         )
 
     return Screen(build)
@@ -126,31 +126,31 @@ def load_report_table(report: Row) -> Screen:
 
     Args:
         report: `items`, each (key, action, detail) or a mapping with these names, the actions
-            copied, interpolated, initialised and dropped; `percents`, the share of the network's
+            copied, interpolated, initialized and dropped; `percents`, the share of the network's
             size by action; `summary`, lines of text. The last two may be left out.
     """
 
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         items = [_item(item) for item in report.get("items") or []]
-        table = _table(look, ("what became of it", "weights", "size %", "which"))
+        table = _table(terminal, ("what became of it", "weights", "size %", "which"))
         for action, count in Counter(action for _, action, _ in items).items():
             keys = [_with_detail(item) for item in items if item[1] == action]
             # what was not copied is the news
             which = listed(keys, most=SHOWN_COPIED if action == "copied" else SHOWN_CHANGED)
             share = percent((report.get("percents") or {}).get(action), digits=2)
-            table.add_row(look.text(action), grouped(count), share, look.text(which))
-        return Group(table, *(look.text(line) for line in report.get("summary") or []))
+            table.add_row(terminal.text(action), grouped(count), share, terminal.text(which))
+        return Group(table, *(terminal.text(line) for line in report.get("summary") or []))
 
     return Screen(build)
 
 
-def _table(look: Look, titles: Iterable[str]) -> Table:
-    table = new_table(look, "")
+def _table(terminal: TerminalStyle, titles: Iterable[str]) -> Table:
+    table = new_table(terminal, "")
     for title in titles:
         if title in NUMBERS:
             table.add_column(title, justify="right", no_wrap=True)
         else:
-            table.add_column(look.text(title), overflow="fold")
+            table.add_column(terminal.text(title), overflow="fold")
     return table
 
 
@@ -188,12 +188,12 @@ def _check_facts(report: Row) -> list[list[tuple[str, RenderableType]]]:
 
 
 def _sentences(
-    look: Look, kind: str, sentences: Sequence[str], *, style: str
+    terminal: TerminalStyle, kind: str, sentences: Sequence[str], *, style: str
 ) -> Iterable[RenderableType]:
     for sentence in sentences[:SHOWN_PROBLEMS]:
-        yield look.text(f"{kind}: {sentence}", style=style)
+        yield terminal.text(f"{kind}: {sentence}", style=style)
     if len(sentences) > SHOWN_PROBLEMS:
-        yield look.text(f"and {len(sentences) - SHOWN_PROBLEMS} more of this kind", style=style)
+        yield terminal.text(f"and {len(sentences) - SHOWN_PROBLEMS} more of this kind", style=style)
 
 
 def _check_verdict(report: Row) -> str:

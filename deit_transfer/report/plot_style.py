@@ -11,13 +11,13 @@ from deit_transfer.files import check_replaceable, write_bytes_atomic
 
 
 class Style(NamedTuple):
-    """Hold how an arm is drawn: its colour and its marker each tell it apart alone."""
+    """Hold how an arm is drawn: its color and its marker each tell it apart alone."""
 
-    colour: str
+    color: str
     marker: str
 
 
-# Okabe and Ito's palette, whose colours stay apart for colour-blind readers
+# Okabe and Ito's palette, whose colors stay apart for color-blind readers
 STYLES = (
     Style("#D55E00", "s"),
     Style("#0072B2", "o"),

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from deit_transfer.report.number_format import counted, duration, grouped
-from deit_transfer.report.terminal_style import Look, Screen, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 MOST_ROWS = 200
 NARROWEST_PATH = 20
@@ -21,12 +21,12 @@ def prediction_table(result: Mapping[str, Any]) -> Screen:
             `percent` and where it is known `name`, the class in words.
     """
 
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         rows = result["images"]
         if not rows:
-            return look.text("No image could be read.")
+            return terminal.text("No image could be read.")
         several = len({row["head"] for row in rows}) > 1
-        table = new_table(look, "")
+        table = new_table(terminal, "")
         table.add_column("image", overflow="fold", min_width=NARROWEST_PATH)
         if several:
             table.add_column("head", no_wrap=True)
@@ -35,17 +35,17 @@ def prediction_table(result: Mapping[str, Any]) -> Screen:
         for row in rows[:MOST_ROWS]:
             for number, given in enumerate(row["classes"]):
                 first = number == 0
-                cells: list[Text] = [look.text(row["image"] if first else "")]
-                cells += [look.text(row["head"] if first else "")] * several
+                cells: list[Text] = [terminal.text(row["image"] if first else "")]
+                cells += [terminal.text(row["head"] if first else "")] * several
                 style = "bold" if first else ""
-                cells.append(look.text(f"{given['percent']:.1f}", style=style))
-                cells.append(look.text(_called(given), style=style))
+                cells.append(terminal.text(f"{given['percent']:.1f}", style=style))
+                cells.append(terminal.text(_called(given), style=style))
                 table.add_row(*cells)
             if len(row["classes"]) > 1:
                 table.add_section()
         left_out = len(rows) - MOST_ROWS
         more = f"{grouped(left_out)} more are not shown; --csv FILE or --json has all of them"
-        return Group(table, *([look.text(more)] if left_out > 0 else []))
+        return Group(table, *([terminal.text(more)] if left_out > 0 else []))
 
     return Screen(build)
 

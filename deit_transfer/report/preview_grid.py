@@ -1,4 +1,4 @@
-"""Own drawing a grid of labelled images into one PNG. Knows nothing of datasets or recipes."""
+"""Own drawing a grid of labeled images into one PNG. Knows nothing of datasets or recipes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ PAD = 0.04  # inches around each picture
 MOST_LETTERS = 30
 
 
-class Cell(NamedTuple):
+class PreviewCell(NamedTuple):
     """Hold an image (H, W, 3) uint8 and the text below it."""
 
     pixels: NDArray[np.uint8]
@@ -23,7 +23,7 @@ class Cell(NamedTuple):
 
 
 def preview_png(
-    path: Path, rows: Sequence[Sequence[Cell]], *, columns: Sequence[str], title: str
+    path: Path, rows: Sequence[Sequence[PreviewCell]], *, columns: Sequence[str], title: str
 ) -> None:
     """Draw a grid with a heading over each column, and write the PNG whole.
 

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from deit_transfer.report.number_format import counts_text, duration, grouped, percent
-from deit_transfer.report.terminal_style import Look, Screen, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -19,7 +19,7 @@ def probe_table(result: Result) -> Screen:
     Args:
         result: What `run.probe.probe` returns.
     """
-    return Screen(lambda look: _screen(result, look))
+    return Screen(lambda terminal: _screen(result, terminal))
 
 
 def probe_sentences(result: Result) -> list[str]:
@@ -29,7 +29,7 @@ def probe_sentences(result: Result) -> list[str]:
         f"Logistic regression: top-1 {percent(result['top1'], digits=2)}% on "
         f"{grouped(result['num_test_images'])} test images (Wilson 95% interval "
         f"{percent(low, digits=2)} to {percent(high, digits=2)}).",
-        f"{_neighbours(result)}: {percent(result['knn_top1'], digits=2)}%.",
+        f"{_neighbors(result)}: {percent(result['knn_top1'], digits=2)}%.",
         f"{_chosen(result)} were chosen on {_chosen_on(result)}, which then joined the fit; the "
         "test images were answered once.",
     ]
@@ -45,23 +45,23 @@ def probe_sentences(result: Result) -> list[str]:
     return lines
 
 
-def _screen(result: Result, look: Look) -> RenderableType:
-    lines = [look.text(line) for line in probe_sentences(result)]
+def _screen(result: Result, terminal: TerminalStyle) -> RenderableType:
+    lines = [terminal.text(line) for line in probe_sentences(result)]
     lines[0].stylize("bold green")
     notes = Table.grid(padding=(0, 1, 0, 0))
     for note in _facts(result):
-        notes.add_row("*", look.text(note, style="dim"))
-    return Group(_table(result, look), *lines, notes)
+        notes.add_row("*", terminal.text(note, style="dim"))
+    return Group(_table(result, terminal), *lines, notes)
 
 
-def _table(result: Result, look: Look) -> Table:
-    table = new_table(look, f"Frozen features of {result['model']} on {result['dataset']}")
+def _table(result: Result, terminal: TerminalStyle) -> Table:
+    table = new_table(terminal, f"Frozen features of {result['model']} on {result['dataset']}")
     table.add_column("embedding", overflow="fold")
     for name in ("dims", "logistic\ntop-1", "val", "C", "k-NN\ntop-1", "val", "k, votes"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in result["embeddings"]:
         style = "bold" if row["embedding"] == result["embedding"] else ""
-        table.add_row(*(look.text(cell) for cell in _cells(row)), style=style)
+        table.add_row(*(terminal.text(cell) for cell in _cells(row)), style=style)
     return table
 
 
@@ -78,10 +78,10 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _neighbours(result: Result) -> str:
+def _neighbors(result: Result) -> str:
     if result["k"] == 1:
-        return "Nearest neighbour"
-    return f"{result['k']} nearest neighbours, {result['votes']} votes"
+        return "Nearest neighbor"
+    return f"{result['k']} nearest neighbors, {result['votes']} votes"
 
 
 def _chosen(result: Result) -> str:
@@ -98,6 +98,6 @@ def _facts(result: Result) -> list[str]:
     return [
         f"{counts_text(result['counts'])}; {result['resolution']} pixels, "
         f"{result['precision']} on {result['device']}",
-        f"start: {result['start']}",
+        f"start: {result['pretrained']}",
         *result["notes"],
     ]

@@ -61,7 +61,7 @@ def _draw_bins(
     above.plot(
         confidence,
         [one["accuracy"] for one in bins],
-        color=style.colour,
+        color=style.color,
         marker=style.marker,
         linewidth=2.2,
         label=label,
@@ -69,7 +69,7 @@ def _draw_bins(
     below.plot(
         confidence,
         [one["n"] for one in bins],
-        color=style.colour,
+        color=style.color,
         marker=style.marker,
         linewidth=1.6,
     )

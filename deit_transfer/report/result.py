@@ -6,12 +6,12 @@ from typing import Any
 from rich.console import RenderableType
 
 from deit_transfer.report.number_format import counted, duration, grouped, percent, tells_top5
-from deit_transfer.report.terminal_style import PLAIN, Look, Screen, facts_table
+from deit_transfer.report.terminal_style import PLAIN, Screen, TerminalStyle, facts_table
 
 Result = Mapping[str, Any]
 Fact = tuple[str, RenderableType]
 
-HEAD_NAMES = {"class": "class head", "distil": "distillation head", "joint": "both heads"}
+HEAD_NAMES = {"class": "class head", "distill": "distillation head", "joint": "both heads"}
 
 
 def result_table(result: Result) -> Screen:
@@ -29,7 +29,7 @@ def result_table(result: Result) -> Screen:
             0-100.
     """
     title = f"Result: {result.get('model') or 'the run'} on {result['dataset']}"
-    return Screen(lambda look: facts_table(look, title, _groups(result, look)))
+    return Screen(lambda terminal: facts_table(terminal, title, _groups(result, terminal)))
 
 
 def result_line(result: Result) -> str:
@@ -48,12 +48,17 @@ def result_facts(result: Result) -> list[tuple[str, str]]:
     return [(label, str(value)) for group in _groups(result, PLAIN) for label, value in group]
 
 
-def _groups(result: Result, look: Look) -> Iterator[list[Fact]]:
-    for group in (_scores(result, look), _heads(result), _choice(result, look), _run(result)):
+def _groups(result: Result, terminal: TerminalStyle) -> Iterator[list[Fact]]:
+    for group in (
+        _scores(result, terminal),
+        _heads(result),
+        _choice(result, terminal),
+        _run(result),
+    ):
         yield [(label, value) for label, value in group if value]
 
 
-def _scores(result: Result, look: Look) -> list[Fact]:
+def _scores(result: Result, terminal: TerminalStyle) -> list[Fact]:
     scores = [
         ("top-1", _top1(result), "top1"),
         ("top-5", _points(result, "top5") if tells_top5(result) else "", "top5"),
@@ -61,7 +66,7 @@ def _scores(result: Result, look: Look) -> list[Fact]:
     ]
     headline = result.get("headline", "top1")
     lines: list[Fact] = [
-        (label, look.text(value, style="bold green" if key == headline else ""))
+        (label, terminal.text(value, style="bold green" if key == headline else ""))
         for label, value, key in scores
         if value
     ]
@@ -105,7 +110,7 @@ def _heads(result: Result) -> list[Fact]:
     ]
 
 
-def _choice(result: Result, look: Look) -> list[Fact]:
+def _choice(result: Result, terminal: TerminalStyle) -> list[Fact]:
     raw, ema = _points(result, "val_top1_raw"), _points(result, "val_top1_ema")
     weights = {"raw": "raw weights", "ema": "averaged weights (EMA)"}
     split = "test" if result.get("selects_on_test") else "val"
@@ -115,7 +120,10 @@ def _choice(result: Result, look: Look) -> list[Fact]:
         (f"raw / EMA on {split}", f"{raw or '-'} / {ema or '-'}, last epoch" * bool(raw or ema)),
         ("weights scored", weights.get(str(result.get("weights")), "")),
         ("selected epoch", "" if epoch is None else f"{epoch} of {result.get('epochs')}"),
-        ("selection", look.text(on_test if result.get("selects_on_test") else "", style="yellow")),
+        (
+            "selection",
+            terminal.text(on_test if result.get("selects_on_test") else "", style="yellow"),
+        ),
     ]
 
 
@@ -126,7 +134,7 @@ def _run(result: Result) -> list[Fact]:
     pace = f", {grouped(speed)} images/s" if speed else ""
     seed = result.get("seed")
     return [
-        ("start", str(result.get("start") or "")),
+        ("pretrained", str(result.get("pretrained") or "")),
         ("images seen", "" if seen is None else f"{grouped(seen)}{within}"),
         ("time", "" if taken is None else f"{duration(taken)}{pace}"),
         ("seed", "" if seed is None else str(seed)),

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from deit_transfer.report.listings import difference_table
 from deit_transfer.report.number_format import NOTHING, grouped, p_text, percent, tells_top5
-from deit_transfer.report.terminal_style import Look, Screen, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 SIGNIFICANT = 0.05
 DIGEST_SHOWN = 16
@@ -25,7 +25,7 @@ def run_difference(facts: Mapping[str, Any]) -> Screen:
             `only_b_right`, `both_right`, `both_wrong`, `same_decision`.
     """
 
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         first, second = facts["names"]
         changed = [
             {"setting": one["fact"], "first": _shown(one["a"]), "second": _shown(one["b"])}
@@ -38,24 +38,26 @@ def run_difference(facts: Mapping[str, Any]) -> Screen:
         ]
         same = [one["fact"] for one in facts["circumstances"] if one["a"] == one["b"]]
         parts: list[RenderableType] = [
-            look.text("Settings that differ", style="bold"),
+            terminal.text("Settings that differ", style="bold"),
             difference_table(settings, first=first, second=second),
-            look.text("What else differs", style="bold"),
-            difference_table(changed, first=first, second=second) if changed else look.text("-"),
-            look.text(f"the same in both: {', '.join(same) or NOTHING}", style="dim"),
-            look.text("Results", style="bold"),
-            _figures(facts, look),
+            terminal.text("What else differs", style="bold"),
+            difference_table(changed, first=first, second=second)
+            if changed
+            else terminal.text("-"),
+            terminal.text(f"the same in both: {', '.join(same) or NOTHING}", style="dim"),
+            terminal.text("Results", style="bold"),
+            _figures(facts, terminal),
         ]
-        return Group(*parts, *_sentences(facts, look))
+        return Group(*parts, *_sentences(facts, terminal))
 
     return Screen(build)
 
 
-def _figures(facts: Mapping[str, Any], look: Look) -> RenderableType:
-    table = new_table(look, "")
+def _figures(facts: Mapping[str, Any], terminal: TerminalStyle) -> RenderableType:
+    table = new_table(terminal, "")
     table.add_column("")
     for name in facts["names"]:
-        table.add_column(look.text(name), justify="right", overflow="fold")
+        table.add_column(terminal.text(name), justify="right", overflow="fold")
     for key, values in facts["figures"].items():
         if key == "top5" and not tells_top5(facts):
             continue
@@ -64,16 +66,16 @@ def _figures(facts: Mapping[str, Any], look: Look) -> RenderableType:
     return table
 
 
-def _sentences(facts: Mapping[str, Any], look: Look) -> Iterator[Text]:
+def _sentences(facts: Mapping[str, Any], terminal: TerminalStyle) -> Iterator[Text]:
     first, second = facts["names"]
     low, high = facts["difference_ci95"]
-    yield look.text(
+    yield terminal.text(
         f"{first} - {second}: {facts['difference']:+.2f} points of top-1, 95% interval {low:+.2f} "
         f"to {high:+.2f}, {p_text(facts['p_value'])} ({facts['test_method']})",
         style="bold",
     )
-    yield look.text(_verdict(facts), style="bold green")
-    yield look.text(
+    yield terminal.text(_verdict(facts), style="bold green")
+    yield terminal.text(
         f"Of {grouped(facts['num_images'])} images both answer {grouped(facts['both_right'])} "
         f"rightly, only {first} {grouped(facts['only_a_right'])}, only {second} "
         f"{grouped(facts['only_b_right'])}, neither {grouped(facts['both_wrong'])}; they decide "

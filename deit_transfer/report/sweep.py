@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from deit_transfer.report.number_format import NOTHING, counted, duration, percent
-from deit_transfer.report.terminal_style import Look, Screen, new_table, printable
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table, printable
 
 Sweep = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -30,7 +30,7 @@ def sweep_table(sweep: Sweep) -> Screen:
             `winner` (None, or `trial`, `val_top1`, `val_top1_ci95`, `test_top1`,
             `test_top1_ci95`, `run`), `num_val_images`, `num_test_images`, `labels`.
     """
-    return Screen(lambda look: _screen(sweep, look))
+    return Screen(lambda terminal: _screen(sweep, terminal))
 
 
 def sweep_markdown(sweep: Sweep, *, command: str) -> str:
@@ -62,18 +62,18 @@ def setting_names(locations: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _screen(sweep: Sweep, look: Look) -> RenderableType:
-    answer = [look.text(line, style="bold green") for line in _winner_lines(sweep)]
+def _screen(sweep: Sweep, terminal: TerminalStyle) -> RenderableType:
+    answer = [terminal.text(line, style="bold green") for line in _winner_lines(sweep)]
     notes = Table.grid(padding=(0, 1, 0, 0))
     for note in _notes(sweep):
-        notes.add_row("*", look.text(note, style="dim"))
+        notes.add_row("*", terminal.text(note, style="dim"))
     # above the table, which may be too narrow to be its title's measure
-    title = look.text(_title(sweep), style="bold")
-    return Group(title, _table(sweep, look), *answer, notes)
+    title = terminal.text(_title(sweep), style="bold")
+    return Group(title, _table(sweep, terminal), *answer, notes)
 
 
-def _table(sweep: Sweep, look: Look) -> Table:
-    table = new_table(look, "")
+def _table(sweep: Sweep, terminal: TerminalStyle) -> Table:
+    table = new_table(terminal, "")
     titles, rows = _cells(sweep)
     for place, title in enumerate(titles):
         folds = title in ("recipe", "settings")
@@ -84,7 +84,7 @@ def _table(sweep: Sweep, look: Look) -> Table:
     winner = (sweep["winner"] or {}).get("trial")
     for row, cells in zip(_ordered(sweep), rows, strict=True):
         style = "bold" if row["trial"] == winner else ""
-        table.add_row(*(look.lines(cell.split("\n")) for cell in cells), style=style)
+        table.add_row(*(terminal.lines(cell.split("\n")) for cell in cells), style=style)
     return table
 
 

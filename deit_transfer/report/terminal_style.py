@@ -18,7 +18,7 @@ ZERO_WIDTH_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
-class Look:
+class TerminalStyle:
     """Hold the box and signs that fit the output, and make text safe for it."""
 
     box: box.Box
@@ -35,15 +35,15 @@ class Look:
         return Text("\n", overflow="fold").join(self.text(value, style=style) for value in values)
 
 
-FANCY = Look(box=box.ROUNDED, plus_minus="±", arrow="→", ascii_only=False)
-PLAIN = Look(box=box.ASCII, plus_minus="+-", arrow="->", ascii_only=False)
-PLAIN_ASCII = Look(box=box.ASCII, plus_minus="+-", arrow="->", ascii_only=True)
+FANCY = TerminalStyle(box=box.ROUNDED, plus_minus="±", arrow="→", ascii_only=False)
+PLAIN = TerminalStyle(box=box.ASCII, plus_minus="+-", arrow="->", ascii_only=False)
+PLAIN_ASCII = TerminalStyle(box=box.ASCII, plus_minus="+-", arrow="->", ascii_only=True)
 
 
 class Screen:
     """Render what `build` returns for the look that the console can show."""
 
-    def __init__(self, build: Callable[[Look], RenderableType]) -> None:
+    def __init__(self, build: Callable[[TerminalStyle], RenderableType]) -> None:
         self.build = build
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -53,7 +53,7 @@ class Screen:
         return Measurement.get(console, options, self.build(_fitting_look(options)))
 
 
-def _fitting_look(options: ConsoleOptions) -> Look:
+def _fitting_look(options: ConsoleOptions) -> TerminalStyle:
     if options.ascii_only:
         return PLAIN_ASCII
     return FANCY if options.is_terminal else PLAIN
@@ -78,21 +78,23 @@ def _is_safe(character: str) -> bool:
 
 
 def facts_table(
-    look: Look, title: str, groups: Iterable[Sequence[tuple[str, RenderableType]]]
+    terminal: TerminalStyle, title: str, groups: Iterable[Sequence[tuple[str, RenderableType]]]
 ) -> Table:
     """Return a boxed table of label and value, a line between groups; empty groups vanish."""
-    table = new_table(look, title)
+    table = new_table(terminal, title)
     table.show_header = False
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
     for group in groups:
         for label, value in group:
-            table.add_row(label, look.text(value) if isinstance(value, str) else value)
+            table.add_row(label, terminal.text(value) if isinstance(value, str) else value)
         table.add_section()
     return table
 
 
-def new_table(look: Look, title: str) -> Table:
+def new_table(terminal: TerminalStyle, title: str) -> Table:
     """Return an empty boxed table whose title stands left."""
-    shown = look.text(title, style="bold") if title else None
-    return Table(title=shown, title_justify="left", title_style="", box=look.box, header_style="")
+    shown = terminal.text(title, style="bold") if title else None
+    return Table(
+        title=shown, title_justify="left", title_style="", box=terminal.box, header_style=""
+    )

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from deit_transfer.report.number_format import NOTHING, compact, counted, grouped
 from deit_transfer.report.plot_style import INK, STYLES, drawn_png, dress, log_speeds
-from deit_transfer.report.terminal_style import Look, Screen, facts_table, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, facts_table, new_table
 
 Facts = Mapping[str, Any]
 
@@ -28,18 +28,18 @@ def throughput_screen(facts: Facts) -> Screen:
             `figure`.
     """
 
-    def build(look: Look) -> RenderableType:
+    def build(terminal: TerminalStyle) -> RenderableType:
         models = facts["models"]
-        parts: list[RenderableType] = [_speeds(models, look)]
+        parts: list[RenderableType] = [_speeds(models, terminal)]
         if any(one["accuracies"] for one in models):
-            parts += _accuracies(models, look)
-        return Group(*parts, facts_table(look, "", [_notes(facts)]))
+            parts += _accuracies(models, terminal)
+        return Group(*parts, facts_table(terminal, "", [_notes(facts)]))
 
     return Screen(build)
 
 
 def throughput_png(path: Path, facts: Facts) -> None:
-    """Draw the accuracy of runs against the speed of their networks, a colour a dataset.
+    """Draw the accuracy of runs against the speed of their networks, a color a dataset.
 
     Args:
         path: The PNG.
@@ -75,7 +75,7 @@ def throughput_png(path: Path, facts: Facts) -> None:
                 # a log axis has no room for a bar that would reach 0
                 xerr=(np.minimum(spreads, 0.9 * np.array(speeds)), spreads),
                 fmt=style.marker,
-                color=style.colour,
+                color=style.color,
                 markersize=9,
                 capsize=3,
                 label=dataset,
@@ -101,18 +101,18 @@ def throughput_png(path: Path, facts: Facts) -> None:
     drawn_png(path, draw, size=(10, 6))
 
 
-def _speeds(models: Sequence[Facts], look: Look) -> Table:
-    table = new_table(look, "Throughput: images a second, forward pass")
+def _speeds(models: Sequence[Facts], terminal: TerminalStyle) -> Table:
+    table = new_table(terminal, "Throughput: images a second, forward pass")
     table.add_column("network", overflow="fold")
     for title in ("img/s here", "paper,\nV100", "batch", "params", "GFLOPs", "memory\nMB"):
         table.add_column(title, justify="right", no_wrap=True)
     for one in models:
-        speed = f"{_speed(one['images_per_second'])} {look.plus_minus} "
+        speed = f"{_speed(one['images_per_second'])} {terminal.plus_minus} "
         speed += _speed(one["images_per_second_sd"])
         paper = one["paper_images_per_second"]
         table.add_row(
-            look.lines([one["name"], f"{one['resolution']} px, {one['precision']}"]),
-            look.text(speed),
+            terminal.lines([one["name"], f"{one['resolution']} px, {one['precision']}"]),
+            terminal.text(speed),
             NOTHING if paper is None else f"{paper:,.1f}",
             str(one["batch_size"]),
             compact(one["params"]),
@@ -122,12 +122,12 @@ def _speeds(models: Sequence[Facts], look: Look) -> Table:
     return table
 
 
-def _accuracies(models: Sequence[Facts], look: Look) -> Iterator[Text]:
-    yield look.text("Accuracy of the runs of these networks", style="bold")
+def _accuracies(models: Sequence[Facts], terminal: TerminalStyle) -> Iterator[Text]:
+    yield terminal.text("Accuracy of the runs of these networks", style="bold")
     for one in models:
         for found in one["accuracies"]:
             what = f"{found['top1']:.1f} top-1 on {found['dataset']} ({found['mode']})"
-            yield look.text(f"{one['name']}: {what}: {found['label']}")
+            yield terminal.text(f"{one['name']}: {what}: {found['label']}")
 
 
 def _notes(facts: Facts) -> list[tuple[str, RenderableType]]:

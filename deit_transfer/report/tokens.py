@@ -14,17 +14,17 @@ from rich.table import Table
 
 from deit_transfer.report.number_format import counted, grouped
 from deit_transfer.report.plot_style import DPI, INK, STYLES, drawn_png, quieten
-from deit_transfer.report.terminal_style import Look, Screen, facts_table, new_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, facts_table, new_table
 
 Facts = Mapping[str, Any]
 
-TOKEN_TITLES = {"class": "class token", "distil": "distillation token"}
+TOKEN_TITLES = {"class": "class token", "distill": "distillation token"}
 KIND_TITLES = {"last": "last layer", "rollout": "rollout"}
 MOST_LETTERS = 26
 NARROW = 0.06  # inches around each part of a figure
 
 
-class AttentionRow(NamedTuple):
+class AttentionImage(NamedTuple):
     """Hold an image (R, R, 3) uint8 as the network saw it, and the maps (T, h, w) by kind."""
 
     name: str
@@ -38,10 +38,10 @@ def tokens_table(facts: Facts) -> Screen:
     Args:
         facts: The object of `run.tokens.tokens`.
     """
-    return Screen(lambda look: _screen(facts, look))
+    return Screen(lambda terminal: _screen(facts, terminal))
 
 
-def verdict(facts: Facts) -> str:
+def distillation_verdict(facts: Facts) -> str:
     """Say in a sentence or two what became of the tokens, beside what the paper says."""
     if not facts["layers"]:
         return (
@@ -73,9 +73,9 @@ def cosines_png(path: Path, facts: Facts) -> None:
         axes, style = figure.subplots(), STYLES[1]
         spread = f"5th to 95th percentile of {facts['num_images']:,} images"
         low, high = ([layer[end] for layer in layers] for end in ("low", "high"))
-        axes.fill_between(numbers, low, high, color=style.colour, alpha=0.2, lw=0, label=spread)
+        axes.fill_between(numbers, low, high, color=style.color, alpha=0.2, lw=0, label=spread)
         means = [layer["mean"] for layer in layers]
-        axes.plot(numbers, means, color=style.colour, marker=style.marker, lw=2.4, label="mean")
+        axes.plot(numbers, means, color=style.color, marker=style.marker, lw=2.4, label="mean")
         at = [0, numbers[-1]]
         values = [paper["token_cosine"], paper["last_layer"]]
         label = "the paper's distilled network (learned tokens; last layer)"
@@ -83,7 +83,7 @@ def cosines_png(path: Path, facts: Facts) -> None:
             at, values = [0], [paper["two_class_tokens"]]
             label = "the paper's two class tokens (learned tokens)"
         axes.plot(
-            at, values, "D", color=STYLES[0].colour, markersize=9, mfc="none", mew=2, label=label
+            at, values, "D", color=STYLES[0].color, markersize=9, mfc="none", mew=2, label=label
         )
         alone = "learned tokens without positions"
         axes.plot([0], [facts["token_cosine"]], "x", color=INK, markersize=9, mew=2, label=alone)
@@ -131,7 +131,7 @@ def positions_png(path: Path, similarity: NDArray[np.float64], *, title: str) ->
 
 
 def attention_png(
-    path: Path, rows: Sequence[AttentionRow], *, tokens: Sequence[str], title: str
+    path: Path, rows: Sequence[AttentionImage], *, tokens: Sequence[str], title: str
 ) -> None:
     """Draw each image beside what each token attends to, bright where it takes most.
 
@@ -166,18 +166,18 @@ def attention_png(
     drawn_png(path, draw, size=size, dpi=80, pad=NARROW)
 
 
-def _screen(facts: Facts, look: Look) -> RenderableType:
+def _screen(facts: Facts, terminal: TerminalStyle) -> RenderableType:
     title = f"Tokens of {facts['name']}: {grouped(facts['num_images'])} {facts['source']}"
     groups = [_token_facts(facts), _position_facts(facts), _attention_facts(facts)]
     return Group(
-        *([_layer_table(facts, look, title)] if facts["layers"] else []),
-        facts_table(look, "" if facts["layers"] else title, groups),
-        look.text(verdict(facts), style="bold green"),
+        *([_layer_table(facts, terminal, title)] if facts["layers"] else []),
+        facts_table(terminal, "" if facts["layers"] else title, groups),
+        terminal.text(distillation_verdict(facts), style="bold green"),
     )
 
 
-def _layer_table(facts: Facts, look: Look, title: str) -> Table:
-    table = new_table(look, title)
+def _layer_table(facts: Facts, terminal: TerminalStyle, title: str) -> Table:
+    table = new_table(terminal, title)
     table.add_column("after layer")
     for name in ("cosine", "std", "5%", "95%"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -205,7 +205,7 @@ def _position_facts(facts: Facts) -> list[tuple[str, RenderableType]]:
     if positions is None:
         return [("positions", "no table of learned position embeddings")]
     height, width = positions["grid"]
-    kinds = ("neighbours", "same_row", "same_column", "elsewhere")
+    kinds = ("neighbors", "same_row", "same_column", "elsewhere")
     shown = [
         f"{kind.replace('_', ' ')} {positions[kind]:.2f}" for kind in kinds if kind in positions
     ]

@@ -30,7 +30,7 @@ def epoch_columns(
         ema: An average of the weights is kept and scored.
         taught: A teacher is agreed or disagreed with, through whichever token.
     """
-    left_out = set() if distilled else {"class", "distil"}
+    left_out = set() if distilled else {"class", "distill"}
     left_out |= set() if distilled or taught else {"agree"}
     left_out |= set() if ema else {"EMA"}
     return tuple(column for column in EPOCH_COLUMNS if column.title not in left_out)
@@ -47,7 +47,7 @@ def epoch_row(record: Record, columns: Sequence[EpochColumn] | None = None) -> s
 
     Args:
         record: `epoch` (from 1), `epochs`, `loss`, `lr`, `val_top1` (of a distilled model: both
-            heads together), `ema_top1`, `heads` {"class", "distil"}, `teacher_agreement`,
+            heads together), `ema_top1`, `heads` {"class", "distill"}, `teacher_agreement`,
             `images_per_second`, `data_wait_percent`, `seconds` (since the start). Percent in
             0-100.
         columns: What `epoch_columns` returned; all of them when None.
@@ -102,7 +102,7 @@ EPOCH_COLUMNS = (
     EpochColumn("lr", 7, _lr),
     EpochColumn("val", 6, _percent("val_top1")),
     EpochColumn("class", 6, _percent("class", within="heads")),
-    EpochColumn("distil", 6, _percent("distil", within="heads")),
+    EpochColumn("distill", 6, _percent("distill", within="heads")),
     EpochColumn("agree", 6, _percent("teacher_agreement")),
     EpochColumn("EMA", 6, _percent("ema_top1")),
     EpochColumn("img/s", 5, lambda record: compact(record.get("images_per_second"))),

@@ -73,7 +73,7 @@ def start_digest(recipe: Recipe) -> str | None:
 
     A start from nothing, and one that names published weights, is its own name.
     """
-    start = recipe.model.start
+    start = recipe.model.pretrained
     path = Path(start.removeprefix("local-dir:"))
     if path.is_dir():
         return RunFolder(path).read_json(MODEL_FILE).get("weights_sha256")
@@ -129,12 +129,12 @@ def _answers(folders: list[RunFolder], names: tuple[str, str]) -> list[StoredPre
 def _renumbered(stored: StoredPredictions, order: NDArray[np.int64]) -> StoredPredictions:
     """Return answers whose class k is the one that was numbered order[k]."""
     number = np.argsort(order)
-    distil = stored.distil_logits
+    distill = stored.distill_logits
     return replace(
         stored,
         labels=number[stored.labels],
         class_logits=stored.class_logits[:, order],
-        distil_logits=None if distil is None else distil[:, order],
+        distill_logits=None if distill is None else distill[:, order],
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from deit_transfer.models.pretrained import WEIGHTS_FILE, StartWeights
+from deit_transfer.models.pretrained import WEIGHTS_FILE, PretrainedWeights
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import KEY_FILE, RESULT_FILE, RunFolder, find_runs
 
@@ -20,11 +20,11 @@ PLACE_SETTINGS = {
     "run.attention",
     "run.compile",
     "run.precision",
-    "distil.cache",
+    "distill.cache",
 }
 
 
-def run_key(recipe: Recipe, data_fingerprint: str, start: StartWeights) -> str:
+def run_key(recipe: Recipe, data_fingerprint: str, start: PretrainedWeights) -> str:
     """Return what names a result: settings that decide it, the data, and all weights it needs.
 
     Settings left at their defaults are not in it, so that earlier runs are still found when the
@@ -37,9 +37,9 @@ def run_key(recipe: Recipe, data_fingerprint: str, start: StartWeights) -> str:
         values.get(section, {}).pop(name, None)
     # the fingerprint and the digests name them better than a path does
     values.get("data", {}).pop("dataset", None)
-    values.get("model", {}).pop("start", None)
-    if recipe.distil.teacher is not None:
-        values["distil"]["teacher"] = _teacher_digest(recipe.distil.teacher)
+    values.get("model", {}).pop("pretrained", None)
+    if recipe.distill.teacher is not None:
+        values["distill"]["teacher"] = _teacher_digest(recipe.distill.teacher)
     values = {section: settings for section, settings in values.items() if settings}
     described = json.dumps(
         [DEFAULTS_VERSION, values, data_fingerprint, _digest(start)], sort_keys=True
@@ -56,7 +56,7 @@ def find_by_key(out: Path, key: str, *, finished: bool) -> RunFolder | None:
     return None
 
 
-def _digest(start: StartWeights) -> str:
+def _digest(start: PretrainedWeights) -> str:
     """Return what names the weights themselves, wherever they were read from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(start.state_dict.items()):

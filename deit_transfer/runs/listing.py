@@ -22,7 +22,7 @@ MOST_COUNTED = 100_000  # files, when the size of a dataset on disk is added up
 
 
 def describe_datasets(data_dir: Path | None) -> list[dict[str, Any]]:
-    """Return one row per dataset of the catalogue, with where it was found."""
+    """Return one row per dataset of the catalog, with where it was found."""
     from deit_transfer.data.catalog import find_dataset, list_datasets
     from deit_transfer.data.readers.file_listing import size_on_disk
 
@@ -36,7 +36,7 @@ def describe_datasets(data_dir: Path | None) -> list[dict[str, Any]]:
                 "title": info.title,
                 "num_classes": info.num_classes,
                 "counts": dict(info.counts),
-                "licence": info.licence,
+                "license": info.license,
                 "access": info.access,
                 "download_mb": info.download_mb,
                 "size_mb": size / 1e6 if place is not None else None,
@@ -53,7 +53,7 @@ def load_for_check(
     """Load a dataset as its files have it, with the classes that the settings ask for.
 
     Args:
-        dataset: Catalogue name, address or folder; one that only scores is taken as well.
+        dataset: Catalog name, address or folder; one that only scores is taken as well.
         overrides: Recipe settings by dotted location, of those that say what a dataset is.
         progress: Called while it is fetched, unpacked or listed.
 
@@ -94,7 +94,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         "status": folder.status(),
         "result": folder.read_json(RESULT_FILE),
         "epochs": folder.metrics(),
-        "start": folder.read_json("load_report.json"),
+        "pretrained": folder.read_json("load_report.json"),
         "data": folder.read_json("data.json"),
         "environment": folder.read_json(ENVIRONMENT_FILE),
     }
@@ -102,7 +102,7 @@ def describe_run(path: Path) -> dict[str, Any]:
 
 def _run_row(folder: RunFolder, out: Path) -> dict[str, Any]:
     result, status = folder.read_json(RESULT_FILE), folder.status()
-    keys = ("mode", "dataset", "model", "start", "seed", "top1", "epochs", "seconds")
+    keys = ("mode", "dataset", "model", "pretrained", "seed", "top1", "epochs", "seconds")
     return {
         "run": folder.path.relative_to(out).as_posix(),
         "state": status.get("state", "unknown"),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deit_transfer.batch import Heads
+from deit_transfer.batch import HeadLogits
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.data.fingerprint import content_digests
 from deit_transfer.engine.inference import Predictions
@@ -35,24 +35,24 @@ class StoredPredictions:
     ids: NDArray[np.str_]
     labels: NDArray[np.int64]
     class_logits: NDArray[np.float32]
-    distil_logits: NDArray[np.float32] | None
+    distill_logits: NDArray[np.float32] | None
     contents: NDArray[np.uint64] | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Name the classifiers that the network holds: one, or class, distil and joint."""
-        return ("joint",) if self.distil_logits is None else ("class", "distil", "joint")
+        """Name the classifiers that the network holds: one, or class, distill and joint."""
+        return ("joint",) if self.distill_logits is None else ("class", "distill", "joint")
 
     def probabilities(self, head: str = "joint") -> NDArray[np.float32]:
         """Return the probabilities (N, K) of one head; `joint` is late fusion (section 4)."""
         class_logits = torch.from_numpy(self.class_logits)
         if head == "joint":
-            distil = None if self.distil_logits is None else torch.from_numpy(self.distil_logits)
-            return late_fusion(Heads(class_logits, distil)).numpy()
+            distill = None if self.distill_logits is None else torch.from_numpy(self.distill_logits)
+            return late_fusion(HeadLogits(class_logits, distill)).numpy()
         if head == "class":
-            return late_fusion(Heads(class_logits, None)).numpy()
-        if head == "distil" and self.distil_logits is not None:
-            return late_fusion(Heads(torch.from_numpy(self.distil_logits), None)).numpy()
+            return late_fusion(HeadLogits(class_logits, None)).numpy()
+        if head == "distill" and self.distill_logits is not None:
+            return late_fusion(HeadLogits(torch.from_numpy(self.distill_logits), None)).numpy()
         raise ValueError(f"there is no head {head!r}: this network has {', '.join(self.heads)}")
 
     def decisions(self, head: str = "joint") -> NDArray[np.int64]:
@@ -65,13 +65,13 @@ class StoredPredictions:
         """Return the answers on these images, in this order; every id must be there."""
         place = {name: number for number, name in enumerate(self.ids.tolist())}
         order = np.array([place[name] for name in ids], dtype=np.int64)
-        distil = self.distil_logits
+        distill = self.distill_logits
         return replace(
             self,
             ids=self.ids[order],
             labels=self.labels[order],
             class_logits=self.class_logits[order],
-            distil_logits=None if distil is None else distil[order],
+            distill_logits=None if distill is None else distill[order],
             contents=None if self.contents is None else self.contents[order],
         )
 
@@ -82,15 +82,15 @@ def image_contents(images: ImageSet) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(short), dtype="<u8").astype(np.uint64)
 
 
-def stored_from(predictions: Predictions, images: ImageSet) -> StoredPredictions:
+def predictions_to_store(predictions: Predictions, images: ImageSet) -> StoredPredictions:
     """Name the images of fresh predictions, and what is in them."""
-    distil = predictions.distil_logits
+    distill = predictions.distill_logits
     return StoredPredictions(
         contents=image_contents(images)[predictions.indices.numpy()],
         ids=np.array([images.ids[index] for index in predictions.indices.tolist()]),
         labels=predictions.labels.numpy(),
         class_logits=predictions.class_logits.numpy(),
-        distil_logits=None if distil is None else distil.numpy(),
+        distill_logits=None if distill is None else distill.numpy(),
     )
 
 
@@ -101,8 +101,8 @@ def write_predictions(path: Path, stored: StoredPredictions) -> None:
         "labels": stored.labels,
         "class_logits": stored.class_logits,
     }
-    if stored.distil_logits is not None:
-        arrays["distil_logits"] = stored.distil_logits
+    if stored.distill_logits is not None:
+        arrays["distill_logits"] = stored.distill_logits
     if stored.contents is not None:
         arrays["contents"] = stored.contents
     temporary = path.with_name(f".{path.stem}.tmp.npz")
@@ -124,7 +124,7 @@ def read_predictions(path: Path) -> StoredPredictions:
                 ids=stored["ids"],
                 labels=stored["labels"],
                 class_logits=stored["class_logits"],
-                distil_logits=stored.get("distil_logits"),
+                distill_logits=stored.get("distill_logits"),
                 contents=stored.get("contents"),
             )
     except (OSError, ValueError, KeyError, EOFError) as error:

@@ -11,7 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from deit_transfer.data.dataset import ImageSet, Progress
-from deit_transfer.data.pipeline.batch_transforms import Preparation, make_preparation, normalise
+from deit_transfer.data.pipeline.batch_transforms import (
+    BatchTransforms,
+    make_batch_transforms,
+    normalize,
+)
 from deit_transfer.data.pipeline.loader import (
     EvalBatches,
     TrainBatches,
@@ -27,14 +31,14 @@ from deit_transfer.engine.optimizer import make_optimizer
 from deit_transfer.engine.schedule import learning_rate, learning_rate_deit
 from deit_transfer.engine.seed import seed_model
 from deit_transfer.errors import UsageError
-from deit_transfer.models.checkpoint_adaptation import LoadReport, load_start
+from deit_transfer.models.checkpoint_adaptation import LoadReport, load_pretrained
 from deit_transfer.models.classifier import Classifier, build_classifier
 from deit_transfer.models.freeze import freeze
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.pretrained import PretrainedWeights
 from deit_transfer.recipe.checks import scaled_peak_lr
 from deit_transfer.recipe.durations import Durations, plan_durations, resolution_at
 from deit_transfer.recipe.schema import Recipe
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.data_splits import DataSplits
 
 # DeiT-Ti at 224 pixels trains as fast in passes of 16 to 32 images as in 64 (docs/performance.md)
 CPU_FORWARD_PIXELS = 32 * 224**2
@@ -44,7 +48,7 @@ REFERENCE_CROP = 0.875  # facebookresearch/deit main.py, --eval-crop-ratio
 
 
 def network(
-    recipe: Recipe, class_names: tuple[str, ...], start: StartWeights, device: torch.device
+    recipe: Recipe, class_names: tuple[str, ...], start: PretrainedWeights, device: torch.device
 ) -> tuple[Classifier, LoadReport | None]:
     """Build the network, load what it starts from, and freeze what is not trained."""
     seed_model(recipe.run.seed)
@@ -62,7 +66,7 @@ def network(
     if not start.is_none:
         same_classes = start.class_names is not None and start.class_names == class_names
         keep_head = recipe.model.keep_head and same_classes
-        report = load_start(classifier, start, keep_head=keep_head)
+        report = load_pretrained(classifier, start, keep_head=keep_head)
         classifier.mean = start.mean or classifier.mean
         classifier.std = start.std or classifier.std
     freeze(classifier, recipe.model.freeze)
@@ -88,7 +92,7 @@ def durations(recipe: Recipe, *, num_images: int) -> Durations:
 
 
 def optimizer(recipe: Recipe, classifier: Classifier) -> Optimizer:
-    """Build the optimiser over the trainable parameters."""
+    """Build the optimizer over the trainable parameters."""
     settings = recipe.optim
     return make_optimizer(
         classifier.backbone,
@@ -112,11 +116,11 @@ def ema(recipe: Recipe, classifier: Classifier, *, total_steps: int) -> Ema | No
 def objective(recipe: Recipe) -> Objective:
     """Choose the training objective."""
     return make_objective(
-        kind=recipe.distil.kind,
-        through=recipe.distil.through,
+        kind=recipe.distill.kind,
+        through=recipe.distill.through,
         label=recipe.optim.label_loss,
-        alpha=recipe.distil.alpha,
-        tau=recipe.distil.tau,
+        alpha=recipe.distill.alpha,
+        tau=recipe.distill.tau,
         two_class_tokens=recipe.model.two_class_tokens,
         compat_deit=recipe.compat == "deit",
     )
@@ -145,10 +149,12 @@ def learning_rates(recipe: Recipe, plan: Durations) -> Callable[[int], float]:
     )
 
 
-def preparation(recipe: Recipe, classifier: Classifier, device: torch.device) -> Preparation:
-    """Return what turns a batch of pixels into normalised, mixed images and targets."""
+def batch_transforms(
+    recipe: Recipe, classifier: Classifier, device: torch.device
+) -> BatchTransforms:
+    """Return what turns a batch of pixels into normalized, mixed images and targets."""
     augment = recipe.augment
-    return make_preparation(
+    return make_batch_transforms(
         mean=classifier.mean,
         std=classifier.std,
         num_classes=classifier.num_classes,
@@ -162,14 +168,14 @@ def preparation(recipe: Recipe, classifier: Classifier, device: torch.device) ->
     )
 
 
-def normalisation(classifier: Classifier) -> Callable[[Tensor], Tensor]:
+def normalization(classifier: Classifier) -> Callable[[Tensor], Tensor]:
     """Return what turns pixels (B, 3, H, W) uint8 into the network's input."""
-    return partial(normalise, mean=classifier.mean, std=classifier.std)
+    return partial(normalize, mean=classifier.mean, std=classifier.std)
 
 
 def batches(
     recipe: Recipe,
-    inputs: Inputs,
+    splits: DataSplits,
     classifier: Classifier,
     plan: Durations,
     *,
@@ -182,7 +188,7 @@ def batches(
     `progress` is called while the images are decoded beforehand, and may raise to stop.
     """
     return train_batches(
-        inputs.train,
+        splits.train,
         transform_for=partial(_training_transform, recipe, classifier.mean),
         resolution_for_epoch=partial(
             _resolution_for_epoch, recipe, plan.epochs, classifier.resolution

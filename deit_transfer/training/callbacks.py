@@ -6,7 +6,7 @@ from deit_transfer.engine.loop import StepReport
 from deit_transfer.report.header import HeaderFacts
 
 
-class Observer(Protocol):
+class Callbacks(Protocol):
     """Listen to a training run."""
 
     def note(self, text: str) -> None:
@@ -22,7 +22,7 @@ class Observer(Protocol):
         """Hear what is about to happen."""
 
     def step(self, report: StepReport, total_steps: int) -> None:
-        """Hear of one optimiser update."""
+        """Hear of one optimizer update."""
 
     def scoring(self, split: str) -> None:
         """Hear that a split is being scored."""
@@ -37,7 +37,7 @@ class Observer(Protocol):
         """Hear, within a signal handler, that the process is about to end at once."""
 
 
-class Silent:
+class NoCallbacks:
     """Listen to nothing."""
 
     def note(self, text: str) -> None: ...

@@ -38,8 +38,8 @@ def choose_recipe(
     name = recipe_name or default_recipe(mode, dataset)
     values: dict[str, Any] = {"data.dataset": _full_path(dataset), **(overrides or {})}
     if start is not None:
-        values["model.start"] = _full_path(start)
-    if "distil.teacher" in values:
+        values["model.pretrained"] = _full_path(start)
+    if "distill.teacher" in values:
         values = _with_teacher(values, name)
     if "schedule.epochs" in values:
         values = _with_epochs(values, load_recipe(name))
@@ -49,18 +49,18 @@ def choose_recipe(
             f"the recipe {name} is for '{recipe.mode}', not '{mode}'",
             hint=f"deit-transfer {COMMANDS[recipe.mode]} {dataset} --recipe {name}",
         )
-    if mode == "finetune" and recipe.model.start == "none":
+    if mode == "finetune" and recipe.model.pretrained == "none":
         check_name(dataset)  # a hint that names a dataset must name one that is there
         raise UsageError(
             "fine-tuning needs weights to start from",
             hint=f"deit-transfer finetune {dataset} --from imagenet; or "
             f"deit-transfer scratch {dataset}",
         )
-    if mode in ("scratch", "pretrain") and recipe.model.start != "none":
+    if mode in ("scratch", "pretrain") and recipe.model.pretrained != "none":
         check_name(dataset)
         raise UsageError(
-            f"{mode} starts from nothing, not from '{recipe.model.start}'",
-            hint=f"deit-transfer finetune {dataset} --from {recipe.model.start}",
+            f"{mode} starts from nothing, not from '{recipe.model.pretrained}'",
+            hint=f"deit-transfer finetune {dataset} --from {recipe.model.pretrained}",
         )
     return recipe
 
@@ -84,11 +84,11 @@ def _with_teacher(values: dict[str, Any], recipe_name: str) -> dict[str, Any]:
 
     A model that was named, by flag or in a recipe that is distilled already, is left alone.
     """
-    completed = {"distil.kind": "hard", **values}
-    completed["distil.teacher"] = _full_path(str(values["distil.teacher"]))
-    if completed["distil.kind"] == "soft":
-        completed = {"distil.alpha": PAPER_SOFT_ALPHA, **completed}
-    through_class = values.get("distil.through") == "class"
+    completed = {"distill.kind": "hard", **values}
+    completed["distill.teacher"] = _full_path(str(values["distill.teacher"]))
+    if completed["distill.kind"] == "soft":
+        completed = {"distill.alpha": PAPER_SOFT_ALPHA, **completed}
+    through_class = values.get("distill.through") == "class"
     if "model.name" not in values and not through_class:
         own = load_recipe(recipe_name).model.name
         completed["model.name"] = own if "distilled" in own else distilled_form(own)

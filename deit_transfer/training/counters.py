@@ -7,7 +7,7 @@ from deit_transfer.engine.loop import StepReport
 
 
 @dataclass(kw_only=True)
-class Progress:
+class Counters:
     """Count what a run has done. Seconds go on counting when a run is resumed.
 
     `best` is the epoch that selection prefers so far: epoch, step, weights (raw or ema), value.

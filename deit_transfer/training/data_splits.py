@@ -13,7 +13,7 @@ from deit_transfer.recipe import schema
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class DataSplits:
     """Hold the three splits of a run; `val` is None where nothing is held out for selection.
 
     `fingerprint` names the images, labels and splits: equal only for equal data.
@@ -29,8 +29,8 @@ class Inputs:
 
     @property
     def name(self) -> str:
-        """Return what tables call the dataset; see `spoken_name`."""
-        return spoken_name(self.dataset)
+        """Return what tables call the dataset; see `display_name`."""
+        return display_name(self.dataset)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -43,13 +43,13 @@ class Inputs:
         return {"train": len(self.train), **val, "test": len(self.test)}
 
 
-def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> Inputs:
+def load_splits(settings: schema.Data, *, progress: Progress | None = None) -> DataSplits:
     """Load a dataset and cut it as the recipe says; the test split is never touched.
 
-    The labelled images are first limited, then a validation split is carved from what is
+    The labeled images are first limited, then a validation split is carved from what is
     left, unless the dataset has its own: a limit of 5,000 buys 5,000 labels in all.
     """
-    dataset = load_official(settings, progress=progress)
+    dataset = load_whole_dataset(settings, progress=progress)
     train, val = dataset.splits["train"], dataset.splits.get("val")
     if settings.train_on == "train+val":
         if val is None:
@@ -58,7 +58,7 @@ def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> I
                 hint="Leave data.train_on out, or set it to train: --set data.train_on=train",
             )
         train, val = join([train, val]), None
-        note = f"train and val are joined: {len(train):,} labelled images"
+        note = f"train and val are joined: {len(train):,} labeled images"
         dataset = replace(dataset, notes=[*dataset.notes, note])
     if settings.train_limit is not None or settings.fraction is not None:
         kept = take_limit(
@@ -80,7 +80,7 @@ def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> I
     splits: dict[Split, ImageSet] = {"train": train, "test": dataset.splits["test"]}
     if val is not None:
         splits["val"] = val
-    return Inputs(
+    return DataSplits(
         dataset=dataset,
         train=train,
         val=val,
@@ -90,12 +90,12 @@ def load_inputs(settings: schema.Data, *, progress: Progress | None = None) -> I
     )
 
 
-def spoken_name(dataset: Dataset) -> str:
-    """Return what tables call a dataset: its name in the catalogue, or that of its folder."""
+def display_name(dataset: Dataset) -> str:
+    """Return what tables call a dataset: its name in the catalog, or that of its folder."""
     return dataset.info.title if dataset.info.name == FOLDER.name else dataset.info.name
 
 
-def load_official(settings: schema.Data, *, progress: Progress | None = None) -> Dataset:
+def load_whole_dataset(settings: schema.Data, *, progress: Progress | None = None) -> Dataset:
     """Load the dataset that a recipe names, with its own splits and the classes asked for.
 
     Raises:

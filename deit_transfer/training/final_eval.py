@@ -10,28 +10,28 @@ from deit_transfer.engine.inference import Predictions, head_scores
 from deit_transfer.models.pretrained import write_model_files
 from deit_transfer.paper.values import paper_top1
 from deit_transfer.runs.folder import PREDICTIONS_FILE, RESULT_FILE
-from deit_transfer.runs.predictions import stored_from, write_predictions
-from deit_transfer.training.trainer import Session
+from deit_transfer.runs.predictions import predictions_to_store, write_predictions
+from deit_transfer.training.trainer import Trainer
 
 
-def finish(session: Session, *, teacher_top1: float | None) -> dict[str, Any]:
+def finish(session: Trainer, *, teacher_top1: float | None) -> dict[str, Any]:
     """Score the selected weights once on test, write the result, and return it."""
     weights, chosen = session.selected_weights()
-    session.blueprint.classifier.load_state_dict(weights)
-    session.observer.scoring("test")
-    predictions = session.predict(session.blueprint.classifier, session.blueprint.inputs.test)
+    session.setup.classifier.load_state_dict(weights)
+    session.callbacks.scoring("test")
+    predictions = session.predict(session.setup.classifier, session.setup.splits.test)
     result = _result(session, predictions, chosen)
     if teacher_top1 is not None:
         result["teacher_top1"] = teacher_top1
-    if session.blueprint.world.is_main:
+    if session.setup.world.is_main:
         write_model_files(
             session.folder.path,
-            session.blueprint.classifier,
-            class_names=session.blueprint.inputs.class_names,
+            session.setup.classifier,
+            class_names=session.setup.splits.class_names,
         )
         write_predictions(
             session.folder.path / PREDICTIONS_FILE,
-            stored_from(predictions, session.blueprint.inputs.test),
+            predictions_to_store(predictions, session.setup.splits.test),
         )
         # last: a run that has a result has everything
         session.folder.write_json(RESULT_FILE, result)
@@ -56,34 +56,34 @@ def score_facts(predictions: Predictions, images: ImageSet) -> dict[str, Any]:
         "num_test_images": joint.n,
         "num_classes": predictions.class_logits.shape[1],
     }
-    if predictions.distil_logits is not None:
+    if predictions.distill_logits is not None:
         facts["heads"] = {name: scores.top1 for name, scores in heads.items()}
     return facts
 
 
-def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) -> dict[str, Any]:
-    recipe, progress = session.blueprint.recipe, session.progress
-    resolution = session.blueprint.classifier.resolution
-    inputs = session.blueprint.inputs
-    published = inputs.dataset.info.name
+def _result(session: Trainer, predictions: Predictions, chosen: dict[str, Any]) -> dict[str, Any]:
+    recipe, progress = session.setup.recipe, session.progress
+    resolution = session.setup.classifier.resolution
+    splits = session.setup.splits
+    published = splits.dataset.info.name
     paper = paper_top1(published, recipe.model.name, recipe.mode, resolution=resolution)
     last = session.records[-1]
-    plan, repeats = session.blueprint.durations, recipe.augment.repeats
+    plan, repeats = session.setup.durations, recipe.augment.repeats
     session.count_seconds()
     result: dict[str, Any] = {
         "run": str(session.folder),
         "mode": recipe.mode,
-        "dataset": inputs.name,
+        "dataset": splits.name,
         "model": recipe.model.name,
-        "start": recipe.model.start,
+        "pretrained": recipe.model.pretrained,
         "seed": recipe.run.seed,
-        **score_facts(predictions, inputs.test),
+        **score_facts(predictions, splits.test),
         "headline": recipe.data.headline,
         "images_seen": progress.images_seen,
-        "epochs": session.blueprint.durations.epochs,
+        "epochs": session.setup.durations.epochs,
         "unique_images_per_epoch": -(-plan.images_per_epoch // repeats),
         # repeated augmentation shows fewer images more often: three views are one pass
-        "passes": progress.images_seen / repeats / len(inputs.train),
+        "passes": progress.images_seen / repeats / len(splits.train),
         "steps": progress.steps_done,
         "skipped_steps": progress.skipped_steps,
         "seconds": progress.seconds,
@@ -98,10 +98,10 @@ def _result(session: Session, predictions: Predictions, chosen: dict[str, Any]) 
         "val_top1_raw": last.get("val_top1"),
         "val_top1_ema": last.get("ema_top1"),
         "teacher_agreement": last.get("teacher_agreement"),
-        "counts": inputs.counts,
-        "data_fingerprint": session.blueprint.inputs.fingerprint,
-        "device": str(session.blueprint.device),
-        "precision": session.blueprint.precision.name,
+        "counts": splits.counts,
+        "data_fingerprint": session.setup.splits.fingerprint,
+        "device": str(session.setup.device),
+        "precision": session.setup.precision.name,
     }
     if paper is not None:
         result |= {"paper_top1": paper.top1, "paper_label": paper.label}

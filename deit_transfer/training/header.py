@@ -8,42 +8,42 @@ from deit_transfer.recipe.schema import Augment, Recipe
 from deit_transfer.report.header import HeaderFacts
 from deit_transfer.runs.environment import processor_name
 from deit_transfer.training import build
-from deit_transfer.training.setup import Blueprint
+from deit_transfer.training.setup import RunSetup
 
 
-def header_facts(blueprint: Blueprint, *, folder: str) -> HeaderFacts:
+def header_facts(setup: RunSetup, *, folder: str) -> HeaderFacts:
     """Return all that is decided before the first step, for people to read."""
-    recipe, inputs, classifier = blueprint.recipe, blueprint.inputs, blueprint.classifier
-    schedule, select, plan = recipe.schedule, recipe.data.select, blueprint.durations
-    per_process = -(-schedule.batch_size // blueprint.world.size)
+    recipe, splits, classifier = setup.recipe, setup.splits, setup.classifier
+    schedule, select, plan = recipe.schedule, recipe.data.select, setup.durations
+    per_process = -(-schedule.batch_size // setup.world.size)
     micro_batch_size = build.forward_size(
-        recipe, classifier, blueprint.world
-    ) or build.micro_batch_size(recipe, blueprint.world)
+        recipe, classifier, setup.world
+    ) or build.micro_batch_size(recipe, setup.world)
     parameters = list(classifier.parameters())
-    report, precision = blueprint.load_report, blueprint.precision
+    report, precision = setup.load_report, setup.precision
     return HeaderFacts(
         mode=recipe.mode,
-        dataset=inputs.dataset.info.title,
-        counts=inputs.counts,
-        class_names=inputs.class_names,
-        layout=inputs.dataset.layout,
-        data_notes=inputs.dataset.notes,
+        dataset=splits.dataset.info.title,
+        counts=splits.counts,
+        class_names=splits.class_names,
+        layout=splits.dataset.layout,
+        data_notes=splits.dataset.notes,
         model=recipe.model.name,
         resolution=classifier.resolution,
         num_params=sum(p.numel() for p in parameters),
         num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        start=recipe.model.start,
-        start_origin=blueprint.start.origin,
+        start=recipe.model.pretrained,
+        start_origin=setup.start.origin,
         load_report=report.summary[1:] if report is not None else (),
         recipe=recipe.title,
         compat="the paper's own code (docs/differences.md)" if recipe.compat == "deit" else "",
-        device=device_name(blueprint.device),
+        device=device_name(setup.device),
         precision=precision.name,
         precision_reason=precision.reason,
-        attention=blueprint.attention,
+        attention=setup.attention,
         compiled=recipe.run.compile,
-        keeps_memory=blueprint.keeps_memory,
-        world_size=blueprint.world.size,
+        keeps_memory=setup.keeps_memory,
+        world_size=setup.world.size,
         batch_size=schedule.batch_size,
         micro_batch_size=micro_batch_size,
         accumulation=-(-per_process // micro_batch_size),
@@ -63,7 +63,7 @@ def header_facts(blueprint: Blueprint, *, folder: str) -> HeaderFacts:
             "test": "the epoch that is best on test",
         }[select],
         selects_on_test=select == "test",
-        estimated_seconds=blueprint.estimated_s,
+        estimated_seconds=setup.estimated_s,
         seed=recipe.run.seed,
         run_folder=folder,
     )
@@ -129,14 +129,14 @@ def device_name(device: torch.device) -> str:
 
 
 def _describe_distillation(recipe: Recipe) -> str:
-    distil = recipe.distil
+    distill = recipe.distill
     if recipe.model.two_class_tokens:
         return "none; both tokens learn the true label (the paper's control)"
-    if distil.kind == "none":
+    if distill.kind == "none":
         return ""
-    temperature = f", temperature {distil.tau:g}" if distil.kind == "soft" else ""
-    where = "distillation token" if distil.through == "token" else "class token"
+    temperature = f", temperature {distill.tau:g}" if distill.kind == "soft" else ""
+    where = "distillation token" if distill.through == "token" else "class token"
     return (
-        f"{distil.kind}, weight {distil.alpha:g}{temperature}, through the {where}, "
-        f"from {distil.teacher}"
+        f"{distill.kind}, weight {distill.alpha:g}{temperature}, through the {where}, "
+        f"from {distill.teacher}"
     )

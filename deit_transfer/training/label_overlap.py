@@ -1,20 +1,20 @@
-"""Own saying whether what a network starts from has learnt from labels of the images at hand."""
+"""Own saying whether what a network starts from has learned from labels of the images at hand."""
 
 from pathlib import Path
 
 from timm.data import ImageNetInfo
 
-from deit_transfer.models.pretrained import IMAGENET_CLASSES, StartWeights
+from deit_transfer.models.pretrained import IMAGENET_CLASSES, PretrainedWeights
 from deit_transfer.runs.folder import RESULT_FILE, RunFolder
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.data_splits import DataSplits
 
 HEAD = "head.weight"
 
 
-def known_labels(start: str, weights: StartWeights, inputs: Inputs) -> list[str]:
+def label_overlap_notes(start: str, weights: PretrainedWeights, splits: DataSplits) -> list[str]:
     """Return a caution where a start was trained on this dataset, or on ImageNet and this is of it.
 
-    Figures on such images say how well they were learnt before, not what a new dataset would give.
+    Figures on such images say how well they were learned before, not what a new dataset would give.
 
     Args:
         start: What a recipe calls the start, or a run's folder.
@@ -23,13 +23,13 @@ def known_labels(start: str, weights: StartWeights, inputs: Inputs) -> list[str]
     """
     folder = RunFolder(Path(start))
     if folder.is_run:
-        shared = set(weights.class_names or ()) & set(inputs.class_names)
+        shared = set(weights.class_names or ()) & set(splits.class_names)
         trained_on = folder.read_json(RESULT_FILE).get("dataset")
         return (
-            _caution(folder.path.name, inputs.name) if shared and trained_on == inputs.name else []
+            _caution(folder.path.name, splits.name) if shared and trained_on == splits.name else []
         )
     synsets = set(ImageNetInfo().label_names())
-    if _is_of_imagenet(weights) and set(inputs.class_names) <= synsets:
+    if _is_of_imagenet(weights) and set(splits.class_names) <= synsets:
         return _caution(weights.origin, "ImageNet, whose classes these are")
     return []
 
@@ -38,6 +38,6 @@ def _caution(start: str, dataset: str) -> list[str]:
     return [f"the start, {start}, was trained on {dataset}: it knows labels of these images"]
 
 
-def _is_of_imagenet(weights: StartWeights) -> bool:
+def _is_of_imagenet(weights: PretrainedWeights) -> bool:
     head = weights.state_dict.get(HEAD)
     return head is not None and head.shape[0] == IMAGENET_CLASSES

@@ -5,12 +5,12 @@ from pathlib import Path
 from deit_transfer.data.dataset import Progress
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.signals import StopSignals
-from deit_transfer.models.pretrained import read_start
+from deit_transfer.models.pretrained import read_pretrained
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.header import HeaderFacts
-from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.data_splits import load_splits
 from deit_transfer.training.header import header_facts
-from deit_transfer.training.setup import draw_blueprint
+from deit_transfer.training.setup import set_up_run
 
 
 def plan(recipe: Recipe, *, out: Path, progress: Progress | None = None) -> HeaderFacts:
@@ -28,9 +28,9 @@ def plan(recipe: Recipe, *, out: Path, progress: Progress | None = None) -> Head
             if progress:
                 progress(done, total)
 
-        inputs = load_inputs(recipe.data, progress=show_loading)
-        start = read_start(recipe.model.start, model_name=recipe.model.name)
+        splits = load_splits(recipe.data, progress=show_loading)
+        start = read_pretrained(recipe.model.pretrained, model_name=recipe.model.name)
         stop.check()
-        blueprint = draw_blueprint(recipe, inputs, start, world=World())
+        setup = set_up_run(recipe, splits, start, world=World())
         stop.check()
-        return header_facts(blueprint, folder=f"a new one below {out}")
+        return header_facts(setup, folder=f"a new one below {out}")

@@ -33,7 +33,7 @@ def answer(
     Args:
         model: The classifier, or an average of its weights.
         batches: This process's share of the split.
-        classifier: Says how images are normalised.
+        classifier: Says how images are normalized.
         device: Where the model is.
         precision: Of the forward passes.
         world: The processes that share the split.
@@ -45,7 +45,7 @@ def answer(
         _counted(batches, progress),
         device=device,
         precision=precision,
-        normalise=build.normalisation(classifier),
+        normalize=build.normalization(classifier),
         world=world,
         stop=stop,
     )
@@ -53,8 +53,8 @@ def answer(
     if unreadable:
         wrong = torch.isin(predictions.indices, torch.tensor(unreadable))
         predictions.class_logits[wrong] = math.nan
-        if predictions.distil_logits is not None:
-            predictions.distil_logits[wrong] = math.nan
+        if predictions.distill_logits is not None:
+            predictions.distill_logits[wrong] = math.nan
     return predictions
 
 

@@ -13,16 +13,16 @@ from deit_transfer.batch import Batch
 from deit_transfer.data.dataset import Progress
 from deit_transfer.data.pipeline.decode import read_rgb
 from deit_transfer.engine.distributed import World
-from deit_transfer.engine.seed import seed_preparation
+from deit_transfer.engine.seed import seed_batch_transforms
 from deit_transfer.models.classifier import Classifier
-from deit_transfer.models.pretrained import NONE, read_start
+from deit_transfer.models.pretrained import NONE, read_pretrained
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.plot_style import check_png
-from deit_transfer.report.preview_grid import Cell, preview_png
+from deit_transfer.report.preview_grid import PreviewCell, preview_png
 from deit_transfer.training import build
 from deit_transfer.training.choose_recipe import default_recipe
-from deit_transfer.training.data_splits import Inputs, load_official
+from deit_transfer.training.data_splits import DataSplits, load_whole_dataset
 from deit_transfer.training.header import describe_augmentation
 
 VIEWS = 3  # epochs shown of each image
@@ -41,7 +41,7 @@ def preview(
     """Draw training images beside their views of a few epochs and the mixed input of the network.
 
     Args:
-        dataset: Catalogue name, address or folder.
+        dataset: Catalog name, address or folder.
         path: The PNG to write.
         num_images: Rows of the grid; the images are of different classes where they can be.
         recipe_name: Whose pipeline; the dataset's default recipe for fine-tuning when None.
@@ -54,10 +54,10 @@ def preview(
     check_png(path)
     name = recipe_name or default_recipe("finetune", dataset)
     recipe = load_recipe(name, overrides={"data.dataset": dataset, **(overrides or {})})
-    official = load_official(recipe.data, progress=progress)
+    official = load_whole_dataset(recipe.data, progress=progress)
     train = official.splits["train"]
     shown = train.subset(_pick(train.labels, num_images, recipe.run.seed))
-    inputs = Inputs(
+    splits = DataSplits(
         dataset=official,
         train=shown,
         val=None,
@@ -65,11 +65,11 @@ def preview(
         fingerprint="",
         label_fingerprint="",
     )
-    network, views = _views(recipe, inputs)
+    network, views = _views(recipe, splits)
     rows = [
         [
-            Cell(read_rgb(shown, index), official.class_names[shown.labels[index]]),
-            *(Cell(_pixels(batch, index), "") for batch, _, _ in views),
+            PreviewCell(read_rgb(shown, index), official.class_names[shown.labels[index]]),
+            *(PreviewCell(_pixels(batch, index), "") for batch, _, _ in views),
             *_mixed(network, views[0], index, recipe, official.class_names),
         ]
         for index in range(len(shown))
@@ -90,13 +90,13 @@ def preview(
 View = tuple[Batch, Tensor, Tensor]  # a batch, what the network gets of it, and its targets
 
 
-def _views(recipe: Recipe, inputs: Inputs) -> tuple[Classifier, list[View]]:
+def _views(recipe: Recipe, splits: DataSplits) -> tuple[Classifier, list[View]]:
     """Run the training pipeline over the images, all in one batch, for a few epochs."""
     length = {
         "epochs": VIEWS,
         "min_steps": 0,
         "max_steps": None,
-        "batch_size": len(inputs.train),
+        "batch_size": len(splits.train),
         "micro_batch_size": None,
         "progressive": (),
     }
@@ -108,15 +108,15 @@ def _views(recipe: Recipe, inputs: Inputs) -> tuple[Classifier, list[View]]:
             "run": recipe.run.model_copy(update={"workers": 0, "device": "cpu"}),
         }
     )
-    start = read_start(NONE, model_name=recipe.model.name)
+    start = read_pretrained(NONE, model_name=recipe.model.name)
     cpu = torch.device("cpu")
-    classifier, _ = build.network(recipe, inputs.class_names, start, cpu)
-    prepare = build.preparation(recipe, classifier, cpu)
-    plan = build.durations(recipe, num_images=len(inputs.train))
+    classifier, _ = build.network(recipe, splits.class_names, start, cpu)
+    prepare = build.batch_transforms(recipe, classifier, cpu)
+    plan = build.durations(recipe, num_images=len(splits.train))
     views: list[View] = []
-    for step in build.batches(recipe, inputs, classifier, plan, start_step=0, world=World()):
+    for step in build.batches(recipe, splits, classifier, plan, start_step=0, world=World()):
         (batch,) = step.micro_batches
-        seed_preparation(build.augment_seed(recipe), step.step, 0)
+        seed_batch_transforms(build.augment_seed(recipe), step.step, 0)
         views.append((batch, *prepare(batch)))
     return classifier, views
 
@@ -140,7 +140,7 @@ def _pixels(batch: Batch, index: int) -> NDArray[np.uint8]:
 
 def _mixed(
     network: Classifier, view: View, index: int, recipe: Recipe, class_names: Sequence[str]
-) -> list[Cell]:
+) -> list[PreviewCell]:
     """Return what the network gets for an image, with the classes it is told, in percent."""
     batch, images, targets = view
     place = _place(batch, index)
@@ -153,4 +153,4 @@ def _mixed(
         for label in shares.argsort(descending=True)[:2].tolist()
         if shares[label] > _SHOWN_SHARE
     ]
-    return [Cell(pixels.permute(1, 2, 0).numpy(), " + ".join(told))]
+    return [PreviewCell(pixels.permute(1, 2, 0).numpy(), " + ".join(told))]

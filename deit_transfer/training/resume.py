@@ -23,10 +23,10 @@ from deit_transfer.runs.folder import (
     taken,
 )
 from deit_transfer.runs.key import PLACE_SETTINGS, find_by_key
-from deit_transfer.training.data_splits import Inputs
-from deit_transfer.training.setup import Agreed, Blueprint
+from deit_transfer.training.data_splits import DataSplits
+from deit_transfer.training.setup import FrozenSettings, RunSetup
 
-AGREED_FILE = "agreed.json"
+FROZEN_SETTINGS_FILE = "frozen_settings.json"
 LOAD_REPORT_FILE = "load_report.json"
 
 
@@ -78,41 +78,41 @@ def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
         folder.log("done")
 
 
-def record_blueprint(folder: RunFolder, blueprint: Blueprint) -> None:
+def record_setup(folder: RunFolder, setup: RunSetup) -> None:
     """Write down what was settled for the run, its classes, its data and what its start gave."""
-    if not blueprint.world.is_main:
+    if not setup.world.is_main:
         return
-    inputs, report = blueprint.inputs, blueprint.load_report
-    agreed = Agreed(durations=blueprint.durations, attention=blueprint.attention)
-    folder.write_json(AGREED_FILE, asdict(agreed))
-    record_data(folder, inputs)
-    origin = {"start": blueprint.recipe.model.start, "origin": blueprint.start.origin}
+    splits, report = setup.splits, setup.load_report
+    agreed = FrozenSettings(durations=setup.durations, attention=setup.attention)
+    folder.write_json(FROZEN_SETTINGS_FILE, asdict(agreed))
+    record_data(folder, splits)
+    origin = {"pretrained": setup.recipe.model.pretrained, "origin": setup.start.origin}
     folder.write_json(LOAD_REPORT_FILE, origin | (report.to_dict() if report is not None else {}))
 
 
-def record_data(folder: RunFolder, inputs: Inputs) -> None:
+def record_data(folder: RunFolder, splits: DataSplits) -> None:
     """Write down a run's classes, in label order, and which images it saw."""
-    folder.write_json(CLASSES_FILE, {"class_names": list(inputs.class_names)})
+    folder.write_json(CLASSES_FILE, {"class_names": list(splits.class_names)})
     folder.write_json(
         "data.json",
         {
-            "dataset": inputs.name,
-            "layout": inputs.dataset.layout,
-            "root": str(inputs.dataset.root) if inputs.dataset.root is not None else None,
-            "notes": list(inputs.dataset.notes),
-            "counts": inputs.counts,
-            "fingerprint": inputs.fingerprint,
-            "label_fingerprint": inputs.label_fingerprint,
+            "dataset": splits.name,
+            "layout": splits.dataset.layout,
+            "root": str(splits.dataset.root) if splits.dataset.root is not None else None,
+            "notes": list(splits.dataset.notes),
+            "counts": splits.counts,
+            "fingerprint": splits.fingerprint,
+            "label_fingerprint": splits.label_fingerprint,
         },
     )
 
 
-def read_agreed(folder: RunFolder) -> Agreed | None:
+def read_frozen_settings(folder: RunFolder) -> FrozenSettings | None:
     """Return what was settled when a run first started; None for a run that has not."""
-    stored = folder.read_json(AGREED_FILE)
+    stored = folder.read_json(FROZEN_SETTINGS_FILE)
     if not stored:
         return None
-    return Agreed(durations=Durations(**stored["durations"]), attention=stored["attention"])
+    return FrozenSettings(durations=Durations(**stored["durations"]), attention=stored["attention"])
 
 
 def _note_end(folder: RunFolder, state: str, detail: str, line: str) -> None:

@@ -11,16 +11,16 @@ from deit_transfer.engine.precision import Precision, resolve_device, resolve_pr
 from deit_transfer.models.checkpoint_adaptation import LoadReport
 from deit_transfer.models.classifier import Attention, Classifier, choose_attention, set_attention
 from deit_transfer.models.compile import compile_network
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.pretrained import PretrainedWeights
 from deit_transfer.recipe.durations import Durations
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.training import build
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.data_splits import DataSplits
 from deit_transfer.training.time_budget import fit_budget, images_per_second, training_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreed:
+class FrozenSettings:
     """Hold what was settled by timing when a run first started, and must stay when it resumes."""
 
     durations: Durations
@@ -28,7 +28,7 @@ class Agreed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blueprint:
+class RunSetup:
     """Hold a run that is ready to start.
 
     `keeps_memory` says that the C library was told to keep freed blocks; `estimated_s` is None
@@ -36,8 +36,8 @@ class Blueprint:
     """
 
     recipe: Recipe
-    inputs: Inputs
-    start: StartWeights
+    splits: DataSplits
+    start: PretrainedWeights
     classifier: Classifier
     load_report: LoadReport | None
     durations: Durations
@@ -49,14 +49,14 @@ class Blueprint:
     world: World
 
 
-def draw_blueprint(
+def set_up_run(
     recipe: Recipe,
-    inputs: Inputs,
-    start: StartWeights,
+    splits: DataSplits,
+    start: PretrainedWeights,
     *,
     world: World,
-    agreed: Agreed | None = None,
-) -> Blueprint:
+    agreed: FrozenSettings | None = None,
+) -> RunSetup:
     """Decide everything that a run needs before its first step.
 
     Args:
@@ -69,14 +69,14 @@ def draw_blueprint(
     device = resolve_device(recipe.run.device, local_rank=world.local_rank)
     precision = resolve_precision(recipe.run.precision, device)
     keeps_memory = device.type == "cpu" and keep_freed_memory()
-    classifier, load_report = build.network(recipe, inputs.class_names, start, device)
+    classifier, load_report = build.network(recipe, splits.class_names, start, device)
     build.check_transforms(recipe, classifier)
     asked = agreed.attention if agreed is not None else recipe.run.attention
     attention = _settle_attention(asked, classifier, device, precision, world)
     durations = (
         agreed.durations
         if agreed is not None
-        else build.durations(recipe, num_images=len(inputs.train))
+        else build.durations(recipe, num_images=len(splits.train))
     )
     side = classifier.resolution
     speeds = {
@@ -99,9 +99,9 @@ def draw_blueprint(
         estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
     if recipe.run.compile:
         compile_network(classifier, device=device)
-    return Blueprint(
+    return RunSetup(
         recipe=recipe,
-        inputs=inputs,
+        splits=splits,
         start=start,
         classifier=classifier,
         load_report=load_report,

@@ -12,22 +12,22 @@ from deit_transfer.data.dataset import ImageSet
 from deit_transfer.engine.inference import head_scores
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import CheckpointError
-from deit_transfer.models.checkpoint_adaptation import load_start
+from deit_transfer.models.checkpoint_adaptation import load_pretrained
 from deit_transfer.models.classifier import Classifier, build_classifier
-from deit_transfer.models.pretrained import IMAGENET, read_model, read_start
+from deit_transfer.models.pretrained import IMAGENET, read_model, read_pretrained
 from deit_transfer.models.teacher import Teacher
 from deit_transfer.training import build
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.data_splits import DataSplits
 from deit_transfer.training.predict_split import answer
-from deit_transfer.training.setup import Blueprint
-from deit_transfer.training.teacher_cache import TeacherCache, describe_questions
+from deit_transfer.training.setup import RunSetup
+from deit_transfer.training.teacher_cache import TeacherCache, describe_teacher_inputs
 
 IMAGENET_CLASSES = 1000
 CHECKED_IMAGES = 2000
 
 
 @dataclass(frozen=True)
-class Teaching:
+class RunTeacher:
     """Hold a checked teacher; `top1` is its accuracy in percent on held-out images."""
 
     name: str
@@ -46,75 +46,75 @@ class Teaching:
         return self.teacher(images) if self.cache is None else self.cache(images, batch)
 
 
-def find_teacher(blueprint: Blueprint, *, stop: StopSignals) -> Teaching | None:
+def find_teacher(setup: RunSetup, *, stop: StopSignals) -> RunTeacher | None:
     """Load and check the recipe's teacher; None where the recipe has none.
 
     Raises:
         CheckpointError: The teacher's classes are not the student's, or it knows no more of
             them than chance.
     """
-    recipe, inputs, student = blueprint.recipe, blueprint.inputs, blueprint.classifier
-    name = recipe.distil.teacher
+    recipe, splits, student = setup.recipe, setup.splits, setup.classifier
+    name = recipe.distill.teacher
     if name is None:
         return None
-    classifier = _load(name, inputs, blueprint.device)
+    classifier = _load(name, splits, setup.device)
     # the held-out images that selection uses; where there are none, some of train
-    checked, where = (inputs.val, "val") if inputs.val is not None else (inputs.train, "train")
+    checked, where = (splits.val, "val") if splits.val is not None else (splits.train, "train")
     checked = checked.subset(range(0, len(checked), -(-len(checked) // CHECKED_IMAGES)))
     scores = head_scores(
         answer(
             classifier,
-            build.scoring_batches(recipe, checked, classifier, blueprint.world),
+            build.scoring_batches(recipe, checked, classifier, setup.world),
             classifier=classifier,
-            device=blueprint.device,
-            precision=blueprint.precision,
-            world=blueprint.world,
+            device=setup.device,
+            precision=setup.precision,
+            world=setup.world,
             stop=stop,
         )
     )["joint"]
-    _check_above_chance(name, scores.top1, checked, where, len(inputs.class_names))
+    _check_above_chance(name, scores.top1, checked, where, len(splits.class_names))
     teacher = Teacher(classifier, student_mean=student.mean, student_std=student.std)
     cache = None
-    if recipe.distil.cache is not None:
+    if recipe.distill.cache is not None:
         seed = build.augment_seed(recipe)
         cache = TeacherCache(
-            Path(recipe.distil.cache),
-            description=describe_questions(
+            Path(recipe.distill.cache),
+            description=describe_teacher_inputs(
                 recipe,
-                data_fingerprint=inputs.fingerprint,
+                data_fingerprint=splits.fingerprint,
                 augment_seed=seed,
                 teacher=classifier,
                 student=student,
-                micro_batch_size=build.micro_batch_size(recipe, blueprint.world),
-                epochs=blueprint.durations.epochs,
+                micro_batch_size=build.micro_batch_size(recipe, setup.world),
+                epochs=setup.durations.epochs,
             ),
             ask=teacher,
-            num_images=len(inputs.train),
+            num_images=len(splits.train),
             repeats=recipe.augment.repeats,
-            num_classes=len(inputs.class_names),
-            top_k=recipe.distil.cache_top_k if recipe.distil.kind == "soft" else None,
+            num_classes=len(splits.class_names),
+            top_k=recipe.distill.cache_top_k if recipe.distill.kind == "soft" else None,
         )
-    return Teaching(name, teacher, scores.top1, where, cache)
+    return RunTeacher(name, teacher, scores.top1, where, cache)
 
 
-def _load(name: str, inputs: Inputs, device: torch.device) -> Classifier:
+def _load(name: str, splits: DataSplits, device: torch.device) -> Classifier:
     if Path(name).is_dir():
         classifier, class_names = read_model(Path(name), device=device)
-        if class_names != inputs.class_names:
+        if class_names != splits.class_names:
             raise CheckpointError(
                 f"the teacher {name} knows other classes ({_few(class_names)}) than the student "
-                f"is to learn ({_few(inputs.class_names)})",
-                hint=_fit_hint(inputs),
+                f"is to learn ({_few(splits.class_names)})",
+                hint=_fit_hint(splits),
             )
         return classifier
-    if len(inputs.class_names) != IMAGENET_CLASSES:
+    if len(splits.class_names) != IMAGENET_CLASSES:
         raise CheckpointError(
             f"the teacher {name} is no run folder, and a network with ImageNet's 1000 classes "
-            f"has only a random head for these {len(inputs.class_names)}",
-            hint=_fit_hint(inputs),
+            f"has only a random head for these {len(splits.class_names)}",
+            hint=_fit_hint(splits),
         )
     classifier = build_classifier(name=name, num_classes=IMAGENET_CLASSES)
-    load_start(classifier, read_start(IMAGENET, model_name=name), keep_head=True)
+    load_pretrained(classifier, read_pretrained(IMAGENET, model_name=name), keep_head=True)
     return classifier.to(device)
 
 
@@ -136,5 +136,5 @@ def _few(class_names: tuple[str, ...]) -> str:
     return f"{shown}, ... {len(class_names)} in all" if len(class_names) > 4 else shown
 
 
-def _fit_hint(inputs: Inputs) -> str:
-    return f"Fit one: deit-transfer teacher fit {inputs.name} --model resnet18"
+def _fit_hint(splits: DataSplits) -> str:
+    return f"Fit one: deit-transfer teacher fit {splits.name} --model resnet18"

@@ -141,7 +141,7 @@ class TeacherCache:
         return logits.scatter(1, classes, torch.from_numpy(records["logits"].astype(np.float32)))
 
 
-def describe_questions(
+def describe_teacher_inputs(
     recipe: Recipe,
     *,
     data_fingerprint: str,
@@ -155,15 +155,15 @@ def describe_questions(
     schedule = recipe.schedule
     return {
         "teacher": _digest(teacher),
-        "kind": recipe.distil.kind,
-        "top_k": recipe.distil.cache_top_k if recipe.distil.kind == "soft" else None,
+        "kind": recipe.distill.kind,
+        "top_k": recipe.distill.cache_top_k if recipe.distill.kind == "soft" else None,
         "data": data_fingerprint,
         "augment": recipe.augment.model_dump(mode="json", exclude={"seed"}),
         "augment_seed": augment_seed,
         "batch_size": schedule.batch_size,
         "micro_batch_size": micro_batch_size,
         "resolution": student.resolution,
-        "colours": [list(student.mean), list(student.std)],
+        "colors": [list(student.mean), list(student.std)],
         "progressive": [list(stage) for stage in schedule.progressive],
         "epochs": epochs if schedule.progressive else None,
         "compat": recipe.compat,

@@ -7,26 +7,26 @@ from typing import Any
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.loop import train_steps
 from deit_transfer.engine.signals import StopSignals
-from deit_transfer.models.pretrained import read_start
+from deit_transfer.models.pretrained import read_pretrained
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import RESULT_FILE, RunFolder
 from deit_transfer.runs.key import run_key
 from deit_transfer.training import build
-from deit_transfer.training.callbacks import Observer, Silent
-from deit_transfer.training.counters import Progress
-from deit_transfer.training.data_splits import Inputs, load_inputs
+from deit_transfer.training.callbacks import Callbacks, NoCallbacks
+from deit_transfer.training.counters import Counters
+from deit_transfer.training.data_splits import DataSplits, load_splits
 from deit_transfer.training.final_eval import finish
 from deit_transfer.training.header import header_facts
 from deit_transfer.training.resume import (
     find_earlier_run,
-    read_agreed,
-    record_blueprint,
+    read_frozen_settings,
+    record_setup,
     start_run_folder,
     watch_status,
 )
-from deit_transfer.training.setup import Blueprint, draw_blueprint
-from deit_transfer.training.teacher import Teaching, find_teacher
-from deit_transfer.training.trainer import Session
+from deit_transfer.training.setup import RunSetup, set_up_run
+from deit_transfer.training.teacher import RunTeacher, find_teacher
+from deit_transfer.training.trainer import Trainer
 
 # torchrun passes on the Ctrl-C that the terminal has already sent to every process
 TORCHRUN_REPEAT_S = 1.0
@@ -38,8 +38,8 @@ def train(
     out: Path,
     name: str | None = None,
     resume: bool = False,
-    inputs: Inputs | None = None,
-    observer: Observer | None = None,
+    splits: DataSplits | None = None,
+    callbacks: Callbacks | None = None,
     world: World | None = None,
     go_on: str = "Run the same command again with --resume to go on",
 ) -> dict[str, Any]:
@@ -61,67 +61,67 @@ def train(
     Raises:
         StoppedError: A signal arrived; the state is saved.
     """
-    observer, world = observer or Silent(), world or World()
+    callbacks, world = callbacks or NoCallbacks(), world or World()
     repeat_s = TORCHRUN_REPEAT_S if world.size > 1 else 0.0
-    with StopSignals(repeat_s=repeat_s, before_exit=observer.leave, hint=go_on) as stop:
+    with StopSignals(repeat_s=repeat_s, before_exit=callbacks.leave, hint=go_on) as stop:
 
         def show_loading(done: int, total: int) -> None:
             stop.check()
-            observer.loading(recipe.data.dataset, done, total)
+            callbacks.loading(recipe.data.dataset, done, total)
 
-        inputs = inputs or load_inputs(recipe.data, progress=show_loading)
-        start = read_start(recipe.model.start, model_name=recipe.model.name)
+        splits = splits or load_splits(recipe.data, progress=show_loading)
+        start = read_pretrained(recipe.model.pretrained, model_name=recipe.model.name)
         stop.check(world)
-        key = run_key(recipe, inputs.fingerprint, start)
+        key = run_key(recipe, splits.fingerprint, start)
         earlier = find_earlier_run(out, name, recipe, key=key, resume=resume, world=world)
         if earlier is not None and (result := earlier.read_json(RESULT_FILE)):
             result["run"] = str(earlier)  # as seen from here
-            observer.note(f"{earlier} is finished already: nothing is left to do")
-            observer.done(result)
+            callbacks.note(f"{earlier} is finished already: nothing is left to do")
+            callbacks.done(result)
             return result
 
         # All that can be wrong is found before there is a folder
-        agreed = read_agreed(earlier) if earlier is not None else None
-        blueprint = draw_blueprint(recipe, inputs, start, world=world, agreed=agreed)
-        teacher = find_teacher(blueprint, stop=stop)
+        agreed = read_frozen_settings(earlier) if earlier is not None else None
+        setup = set_up_run(recipe, splits, start, world=world, agreed=agreed)
+        teacher = find_teacher(setup, stop=stop)
         folder = earlier or start_run_folder(out, name, recipe, key=key, world=world)
         with watch_status(folder, world):
-            result = _train(blueprint, teacher, folder, observer, stop)
-            observer.done(result)
+            result = _train(setup, teacher, folder, callbacks, stop)
+            callbacks.done(result)
             return result
 
 
 def _train(
-    blueprint: Blueprint,
-    teacher: Teaching | None,
+    setup: RunSetup,
+    teacher: RunTeacher | None,
     folder: RunFolder,
-    observer: Observer,
+    callbacks: Callbacks,
     stop: StopSignals,
 ) -> dict[str, Any]:
-    recipe, inputs, world = blueprint.recipe, blueprint.inputs, blueprint.world
-    classifier, durations = blueprint.classifier, blueprint.durations
-    record_blueprint(folder, blueprint)
-    observer.header(header_facts(blueprint, folder=str(folder)))
+    recipe, splits, world = setup.recipe, setup.splits, setup.world
+    classifier, durations = setup.classifier, setup.durations
+    record_setup(folder, setup)
+    callbacks.header(header_facts(setup, folder=str(folder)))
     if teacher is not None:
-        observer.note(teacher.description)
+        callbacks.note(teacher.description)
 
-    # Optimiser, average, and where an earlier attempt left off
-    session = Session(
-        blueprint=blueprint,
+    # Optimizer, average, and where an earlier attempt left off
+    session = Trainer(
+        setup=setup,
         optimizer=build.optimizer(recipe, classifier),
         ema=build.ema(recipe, classifier, total_steps=durations.total_steps),
-        scaler=blueprint.precision.make_scaler(),
+        scaler=setup.precision.make_scaler(),
         folder=folder,
-        observer=observer,
+        callbacks=callbacks,
         stop=stop,
-        progress=Progress(forward_size=build.forward_size(recipe, classifier, world)),
+        progress=Counters(forward_size=build.forward_size(recipe, classifier, world)),
     )
     session.resume()
 
     # The steps
     batches = build.batches(
         recipe,
-        inputs,
+        splits,
         classifier,
         durations,
         start_step=session.progress.steps_done,
@@ -131,12 +131,12 @@ def _train(
     for report in train_steps(
         model=classifier,
         batches=islice(batches, durations.total_steps - session.progress.steps_done),
-        prepare=build.preparation(recipe, classifier, blueprint.device),
+        prepare=build.batch_transforms(recipe, classifier, setup.device),
         objective=build.objective(recipe),
         optimizer=session.optimizer,
         lr_at=build.learning_rates(recipe, durations),
-        precision=blueprint.precision,
-        device=blueprint.device,
+        precision=setup.precision,
+        device=setup.device,
         seed=recipe.run.seed,
         augment_seed=build.augment_seed(recipe),
         scaler=session.scaler,

@@ -22,30 +22,30 @@ from deit_transfer.engine.checkpoint import (
 from deit_transfer.engine.ema import Ema
 from deit_transfer.engine.inference import Predictions, Scores, head_scores
 from deit_transfer.engine.loop import StepReport
-from deit_transfer.engine.nonfinite import NonFinite
+from deit_transfer.engine.nonfinite import NonFiniteStep
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.runs.folder import RunFolder
 from deit_transfer.training import build
-from deit_transfer.training.callbacks import Observer
-from deit_transfer.training.counters import Progress
+from deit_transfer.training.callbacks import Callbacks
+from deit_transfer.training.counters import Counters
 from deit_transfer.training.predict_split import answer
-from deit_transfer.training.setup import Blueprint
+from deit_transfer.training.setup import RunSetup
 
 NONFINITE_FILE = "nonfinite.json"
 
 
 @dataclass(kw_only=True)
-class Session:
+class Trainer:
     """Hold the parts of a run that change as it goes."""
 
-    blueprint: Blueprint
+    setup: RunSetup
     optimizer: Optimizer
     ema: Ema | None
     scaler: GradScaler
     folder: RunFolder
-    observer: Observer
+    callbacks: Callbacks
     stop: StopSignals
-    progress: Progress = field(default_factory=Progress)
+    progress: Counters = field(default_factory=Counters)
     records: list[dict[str, Any]] = field(default_factory=list)
     _saved_at: float = field(default_factory=time.monotonic)
     _counted_at: float = field(default_factory=time.monotonic)
@@ -56,23 +56,23 @@ class Session:
     def selection_split(self) -> ImageSet | None:
         """The split that is scored after every epoch; None where nothing is held out."""
         return (
-            self.blueprint.inputs.test
-            if self.blueprint.recipe.data.select == "test"
-            else self.blueprint.inputs.val
+            self.setup.splits.test
+            if self.setup.recipe.data.select == "test"
+            else self.setup.splits.val
         )
 
     def resume(self) -> None:
         """Load the newest whole checkpoint, if there is any, and finish what it had begun."""
-        world = self.blueprint.world
+        world = self.setup.world
         # the main process decides, before it writes the first one
         if not world.broadcast(bool(list_checkpoints(self.folder.checkpoints, tag="last"))):
             self._save()
             world.barrier()
             return
         saved = self._load()
-        self.progress = Progress.from_state(saved["progress"])
+        self.progress = Counters.from_state(saved["progress"])
         self._say(
-            f"resumed at step {self.progress.steps_done} of {self.blueprint.durations.total_steps}"
+            f"resumed at step {self.progress.steps_done} of {self.setup.durations.total_steps}"
         )
         if saved["world_size"] != world.size:
             self._say(
@@ -86,7 +86,7 @@ class Session:
             self._end_epoch()
 
     def restore(self) -> None:
-        """Put network, optimiser and average back to the newest whole checkpoint.
+        """Put network, optimizer and average back to the newest whole checkpoint.
 
         What was counted and scored since then stays counted: the run goes on from here.
         """
@@ -96,9 +96,9 @@ class Session:
         """Load the newest whole checkpoint into the parts, and return what else it holds."""
         saved = load_checkpoint(self.folder.checkpoints, tag="last")
         for problem in saved.problems:
-            self.observer.warn(f"{problem}; went back to {saved.path.name}")
+            self.callbacks.warn(f"{problem}; went back to {saved.path.name}")
             self.folder.log(f"checkpoint problem: {problem}")
-        self.blueprint.classifier.load_state_dict(saved.model)
+        self.setup.classifier.load_state_dict(saved.model)
         if self.ema is not None and saved.ema is not None:
             self.ema.load_state_dict(saved.ema)
         self.optimizer.load_state_dict(saved.state["optimizer"])
@@ -109,9 +109,9 @@ class Session:
         """Count a step, show it, and score, save or stop where it is time to."""
         self._tell_memory(report)
         self.progress.add(report)
-        self.observer.step(report, self.blueprint.durations.total_steps)
+        self.callbacks.step(report, self.setup.durations.total_steps)
         self._tell_replaced(replaced)
-        stopping = self.stop.requested(self.blueprint.world)
+        stopping = self.stop.requested(self.setup.world)
         if self._at_epoch_end():
             # before the scoring, and not again after it: a resumed run scores the epoch anew
             self._save()
@@ -119,12 +119,12 @@ class Session:
         elif stopping or self._save_is_due():
             self._save()
         if stopping:
-            self.stop.check(self.blueprint.world)
+            self.stop.check(self.setup.world)
 
-    def record_nonfinite(self, incident: NonFinite) -> None:
+    def record_nonfinite(self, incident: NonFiniteStep) -> None:
         """Write down where a loss or gradient stopped being a number, with the images' names."""
-        if self.blueprint.world.is_main:
-            ids = self.blueprint.inputs.train.ids
+        if self.setup.world.is_main:
+            ids = self.setup.splits.train.ids
             self.folder.write_json(
                 NONFINITE_FILE,
                 {
@@ -139,7 +139,7 @@ class Session:
                     "suspects": [ids[index] for index in incident.suspects],
                 },
             )
-        self.observer.warn(
+        self.callbacks.warn(
             f"step {incident.step}: the loss or gradient is not finite; details are in "
             f"{self.folder.path / NONFINITE_FILE}"
         )
@@ -149,20 +149,20 @@ class Session:
         batches = self._scoring.get(id(images))
         if batches is None:
             batches = build.scoring_batches(
-                self.blueprint.recipe,
+                self.setup.recipe,
                 images,
-                self.blueprint.classifier,
-                self.blueprint.world,
+                self.setup.classifier,
+                self.setup.world,
                 progress=self.look_for_stop,
             )
             self._scoring[id(images)] = batches
         return answer(
             model,
             batches,
-            classifier=self.blueprint.classifier,
-            device=self.blueprint.device,
-            precision=self.blueprint.precision,
-            world=self.blueprint.world,
+            classifier=self.setup.classifier,
+            device=self.setup.device,
+            precision=self.setup.precision,
+            world=self.setup.world,
             stop=self.stop,
         )
 
@@ -174,43 +174,43 @@ class Session:
         """Return the weights that selection prefers, and what is known of them."""
         if self.progress.best is None:
             epoch = {"epoch": self.progress.epoch + 1, "step": self.progress.steps_done}
-            return self.blueprint.classifier.state_dict(), {
+            return self.setup.classifier.state_dict(), {
                 **epoch,
                 "weights": "raw",
                 "value": None,
             }
-        self.blueprint.world.barrier()  # until the main process has written it
+        self.setup.world.barrier()  # until the main process has written it
         return load_checkpoint(self.folder.checkpoints, tag="best").model, self.progress.best
 
     def _at_epoch_end(self) -> bool:
         done = self.progress.steps_done
         at_edge = (
-            done % self.blueprint.durations.steps_per_epoch == 0
-            or done == self.blueprint.durations.total_steps
+            done % self.setup.durations.steps_per_epoch == 0
+            or done == self.setup.durations.total_steps
         )
         return done > 0 and at_edge
 
     def _end_epoch(self) -> None:
         """Score the epoch, keep its weights if they are the best so far, and record it."""
-        record = self.progress.close_epoch(epochs=self.blueprint.durations.epochs)
+        record = self.progress.close_epoch(epochs=self.setup.durations.epochs)
         if (images := self.selection_split) is not None:
-            split = "test" if images is self.blueprint.inputs.test else "val"
-            self.observer.scoring(split)
-            scored = {"raw": head_scores(self.predict(self.blueprint.classifier, images))}
+            split = "test" if images is self.setup.splits.test else "val"
+            self.callbacks.scoring(split)
+            scored = {"raw": head_scores(self.predict(self.setup.classifier, images))}
             if self.ema is not None:
                 scored["ema"] = head_scores(self.predict(self.ema.model, images))
             record |= _scores_record(scored)
-            if self.blueprint.recipe.data.select != "last":
+            if self.setup.recipe.data.select != "last":
                 self._keep_best(scored, record["epoch"])
         self.count_seconds()
         record["seconds"] = self.progress.seconds
         self.records.append(record)
-        if self.blueprint.world.is_main:
+        if self.setup.world.is_main:
             self.folder.write_metrics(self.records)
-        self.observer.epoch(record)
+        self.callbacks.epoch(record)
 
     def _keep_best(self, scored: dict[str, dict[str, Scores]], epoch: int) -> None:
-        headline = self.blueprint.recipe.data.headline
+        headline = self.setup.recipe.data.headline
         values = {
             weights: (s["joint"].top1 if headline == "top1" else s["joint"].mean_per_class)
             for weights, s in scored.items()
@@ -220,11 +220,9 @@ class Session:
         best = self.progress.best
         if best is not None and values[weights] <= best["value"]:
             return
-        model = (
-            self.blueprint.classifier if weights == "raw" or self.ema is None else self.ema.model
-        )
+        model = self.setup.classifier if weights == "raw" or self.ema is None else self.ema.model
         step = self.progress.steps_done
-        if self.blueprint.world.is_main:
+        if self.setup.world.is_main:
             save_checkpoint(
                 self.folder.checkpoints, tag="best", step=step, model=model.state_dict()
             )
@@ -237,22 +235,22 @@ class Session:
 
     def _save_is_due(self) -> bool:
         minutes = (time.monotonic() - self._saved_at) / 60
-        return self.blueprint.world.any(minutes > self.blueprint.recipe.run.save_every_minutes)
+        return self.setup.world.any(minutes > self.setup.recipe.run.save_every_minutes)
 
     def _save(self) -> None:
         self.count_seconds()
-        if self.blueprint.world.is_main:
+        if self.setup.world.is_main:
             save_checkpoint(
                 self.folder.checkpoints,
                 tag="last",
                 step=self.progress.steps_done,
-                model=self.blueprint.classifier.state_dict(),
+                model=self.setup.classifier.state_dict(),
                 ema=self.ema.state_dict() if self.ema is not None else None,
                 state={
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "progress": self.progress.state(),
-                    "world_size": self.blueprint.world.size,
+                    "world_size": self.setup.world.size,
                 },
             )
         self._saved_at = time.monotonic()
@@ -268,20 +266,20 @@ class Session:
                 f"memory ran out: from step {report.step} on, {report.forward_size} images per "
                 "forward pass; the batch and the learning rate stay as they were"
             )
-            self.observer.warn(text)
+            self.callbacks.warn(text)
             self.folder.log(text)
 
     def _tell_replaced(self, replaced: list[BadImage]) -> None:
         for bad in replaced[self._num_replaced :]:
-            other = self.blueprint.inputs.train.ids[bad.replaced_by or 0]
+            other = self.setup.splits.train.ids[bad.replaced_by or 0]
             text = f"{bad.image_id} cannot be read ({bad.reason}); trained on {other} instead"
-            self.observer.warn(text)
+            self.callbacks.warn(text)
             self.folder.log(text)
         self._num_replaced = len(replaced)
 
     def _say(self, text: str) -> None:
-        self.observer.note(text)
-        if self.blueprint.world.is_main:
+        self.callbacks.note(text)
+        if self.setup.world.is_main:
             self.folder.log(text)
 
 
@@ -293,7 +291,7 @@ def _scores_record(scored: dict[str, dict[str, Scores]]) -> dict[str, Any]:
         "val_mean_per_class": raw.mean_per_class,
         "val_loss": raw.loss,
     }
-    if "distil" in scored["raw"]:
+    if "distill" in scored["raw"]:
         record["heads"] = {name: head.top1 for name, head in scored["raw"].items()}
     if "ema" in scored:
         record["ema_top1"] = scored["ema"]["joint"].top1

@@ -118,7 +118,7 @@ class Browser:
 
 @contextlib.contextmanager
 def running_chromium(program: str, profile: Path) -> Iterator[Browser]:
-    """Start a browser with an empty profile, and end it afterwards."""
+    """Start a browser with an empty profile, and end it afterward."""
     browser_reads, we_write = os.pipe()
     we_read, browser_writes = os.pipe()
     # the shell puts the pipes where the browser looks for them

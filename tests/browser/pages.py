@@ -17,7 +17,7 @@ from deit_transfer.html_report.page_values import (
     HeadRow,
     MatrixCell,
     MatrixRow,
-    Mistake,
+    MistakePicture,
     RunPage,
     SettingRow,
     Table,
@@ -37,7 +37,7 @@ def full_run(names: Sequence[str]) -> RunPage:
     count = len(names)
     shares = np.linspace(0, 1, count * count).reshape(count, count)
     mistakes = [
-        Mistake(f"test/{true}/00.jpg", true, given, 97.5, 0.1, 6.9, thumbnail(pixels))
+        MistakePicture(f"test/{true}/00.jpg", true, given, 97.5, 0.1, 6.9, thumbnail(pixels))
         for true, given, pixels in zip(names, reversed(names), (PIXELS, PHOTO, PIXELS), strict=True)
     ]
     light = thumbnail(spotlight(PHOTO, np.eye(7, dtype=np.float32)))
@@ -49,7 +49,7 @@ def full_run(names: Sequence[str]) -> RunPage:
         title=f"deit_base_distilled_patch16_384 on {names[1]}",
         folder=PATH,
         sentences=[f"It gets 87.2% right and is best at {name}." for name in names],
-        cautions=["Only 5,000 labelled images were used.", f"Beware of {names[1]}."],
+        cautions=["Only 5,000 labeled images were used.", f"Beware of {names[1]}."],
         facts=[("top-1", "87.18 (Wilson 95% interval 86.51 to 87.82)"), ("run", PATH)],
         heads=[
             HeadRow(name, 87.18, 86.5, 87.8, 99.3, 87.2, 0.4333)
@@ -104,7 +104,7 @@ def full_comparison(names: Sequence[str]) -> ComparisonPage:
         figures=[
             Figure("curves, as it was drawn then", data_uri(drawn.getvalue(), kind="image/png"))
         ],
-        tables=[("Top-1 by labelled images", Table(["share", *names], [["1%", "10", "20", "30"]]))],
+        tables=[("Top-1 by labeled images", Table(["share", *names], [["1%", "10", "20", "30"]]))],
         classes=Table(
             ["class", *names], [[f"{name} {n}", "1", "2", "3"] for name in names for n in range(9)]
         ),

@@ -143,7 +143,7 @@ def test_finetune_starts_from_a_run_and_tells_what_it_took(
     ended = run_program(*command, folder=workplace)
     assert ended.code == 0, ended.err
     assert ended.json["mode"] == "finetune"
-    assert ended.json["start"] == str(workplace / "runs" / "first")
+    assert ended.json["pretrained"] == str(workplace / "runs" / "first")
     assert "copied: 99.9%" in ended.err
     assert "head.weight" in ended.err
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from program import QUICK, Ended, run_program
 
-from deit_transfer.models.pretrained import StartWeights, read_start
+from deit_transfer.models.pretrained import PretrainedWeights, read_pretrained
 from deit_transfer.recipe.loader import load_recipe
-from deit_transfer.training.data_splits import Inputs, load_inputs
-from deit_transfer.training.label_overlap import known_labels
+from deit_transfer.training.data_splits import DataSplits, load_splits
+from deit_transfer.training.label_overlap import label_overlap_notes
 
 COMPARE = ("compare", "photos", *QUICK, "--arms=scratch,probe", "--from=runs/first", "--seeds=1")
 KNOWN = "the start, first, was trained on photos: it knows labels of these images"
@@ -26,7 +26,7 @@ def compared(workplace: Path, finished: Ended) -> Ended:
 
 
 def test_the_start_is_that_of_the_arm_that_has_one(workplace: Path, compared: Ended) -> None:
-    assert compared.json["start"] == "first"
+    assert compared.json["pretrained"] == "first"
     page = (workplace / compared.json["folder"] / "report.md").read_text()
     assert "start of the fine-tuned arm: first" in page
 
@@ -51,37 +51,37 @@ def test_the_same_comparison_is_written_where_it_lies(workplace: Path, compared:
     assert named["folder"] == "runs/theirs"
 
 
-def photos_called(names: dict[str, str], *, workplace: Path, place: Path) -> Inputs:
+def photos_called(names: dict[str, str], *, workplace: Path, place: Path) -> DataSplits:
     shutil.copytree(workplace / "photos", place)
     for old, new in names.items():
         for split in ("train", "test"):
             (place / split / old).rename(place / split / new)
-    return load_inputs(load_recipe("finetune/folder", overrides={"data.dataset": str(place)}).data)
+    return load_splits(load_recipe("finetune/folder", overrides={"data.dataset": str(place)}).data)
 
 
 def test_only_a_start_of_these_classes_knows_them(
     workplace: Path, finished: Ended, tmp_path: Path
 ) -> None:
     run = str(workplace / "runs" / "first")
-    weights = read_start(run, model_name="deit_micro")
+    weights = read_pretrained(run, model_name="deit_micro")
     same = photos_called({}, workplace=workplace, place=tmp_path / "photos")
-    assert known_labels(run, weights, same) == [KNOWN]
+    assert label_overlap_notes(run, weights, same) == [KNOWN]
     names = {"cat": "ant", "dog": "bee", "owl": "fly"}
     others = photos_called(names, workplace=workplace, place=tmp_path / "other" / "photos")
-    assert known_labels(run, weights, others) == []
+    assert label_overlap_notes(run, weights, others) == []
     elsewhere = photos_called({}, workplace=workplace, place=tmp_path / "birds")
-    assert known_labels(run, weights, elsewhere) == []
+    assert label_overlap_notes(run, weights, elsewhere) == []
 
 
 def test_imagenets_weights_know_imagenets_classes(workplace: Path, tmp_path: Path) -> None:
-    rows = read_start("none", model_name="deit_micro")
-    imagenet = StartWeights({"head.weight": torch.ones(1000, 4)}, "the published weights")
+    rows = read_pretrained("none", model_name="deit_micro")
+    imagenet = PretrainedWeights({"head.weight": torch.ones(1000, 4)}, "the published weights")
     synsets = {"cat": "n01440764", "dog": "n01443537", "owl": "n01484850"}
     fish = photos_called(synsets, workplace=workplace, place=tmp_path / "fish")
-    (note,) = known_labels("imagenet", imagenet, fish)
+    (note,) = label_overlap_notes("imagenet", imagenet, fish)
     assert "the published weights, was trained on ImageNet, whose classes these are" in note
-    assert known_labels("none", rows, fish) == []
-    ten = StartWeights({"head.weight": torch.ones(10, 4)}, "the file ten.pth")
-    assert known_labels("ten.pth", ten, fish) == []
+    assert label_overlap_notes("none", rows, fish) == []
+    ten = PretrainedWeights({"head.weight": torch.ones(10, 4)}, "the file ten.pth")
+    assert label_overlap_notes("ten.pth", ten, fish) == []
     photos = photos_called({}, workplace=workplace, place=tmp_path / "photos")
-    assert known_labels("imagenet", imagenet, photos) == []
+    assert label_overlap_notes("imagenet", imagenet, photos) == []

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from deit_transfer.cli.app import app
 from deit_transfer.errors import DataError
-from deit_transfer.report.preview_grid import Cell, preview_png
+from deit_transfer.report.preview_grid import PreviewCell, preview_png
 from deit_transfer.training.preview import preview
 
 MICRO = {"model.name": "deit_micro", "model.resolution": 32}
@@ -62,7 +62,7 @@ def test_preview_is_the_same_again_and_shows_the_recipes_pipeline(image_folder, 
 
 def test_long_and_odd_labels_do_not_break_the_grid(tmp_path):
     pixels = np.zeros((3, 700, 3), np.uint8)
-    cells = [Cell(pixels, "$x_1^2$ " * 20), Cell(pixels, "\u82b1 100%")]
+    cells = [PreviewCell(pixels, "$x_1^2$ " * 20), PreviewCell(pixels, "\u82b1 100%")]
     preview_png(tmp_path / "x.png", [cells], columns=["a", "b_c$"], title="t" * 300)
     with Image.open(tmp_path / "x.png") as grid:
         assert grid.format == "PNG"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from program import Ended, run_program
 
-NAMES = ["ground truth", "first", "pupil:class", "pupil:distil", "pupil:joint"]
+NAMES = ["ground truth", "first", "pupil:class", "pupil:distill", "pupil:joint"]
 
 
 def stored(run: Path) -> dict[str, np.ndarray]:
@@ -24,9 +24,9 @@ def decided(run: Path) -> dict[str, dict[str, int]]:
     """Return, by head, the class number of each image by its id."""
     arrays = stored(run)
     heads = {"class": softmax(arrays["class_logits"])}
-    if "distil_logits" in arrays:
-        heads["distil"] = softmax(arrays["distil_logits"])
-        heads["joint"] = heads["class"] + heads["distil"]
+    if "distill_logits" in arrays:
+        heads["distill"] = softmax(arrays["distill_logits"])
+        heads["joint"] = heads["class"] + heads["distill"]
     return {
         head: dict(zip(arrays["ids"].tolist(), values.argmax(axis=1).tolist(), strict=True))
         for head, values in heads.items()
@@ -37,7 +37,7 @@ def decided(run: Path) -> dict[str, dict[str, int]]:
 def compared(workplace: Path, finished: Ended, distilled: Ended) -> Ended:
     """What comparing two runs printed that store the same images in other orders.
 
-    Their answers are drawn: what the runs have learnt is too good to differ.
+    Their answers are drawn: what the runs have learned is too good to differ.
     """
     rng = np.random.default_rng(0)
     for name in ("first", "pupil"):
@@ -59,7 +59,7 @@ def test_the_matrix_is_a_direct_count_over_image_ids(workplace: Path, compared: 
     arrays = stored(workplace / "drawn" / "first")
     truth = dict(zip(arrays["ids"].tolist(), arrays["labels"].tolist(), strict=True))
     first, pupil = (decided(workplace / "drawn" / name) for name in ("first", "pupil"))
-    rows = [truth, first["class"], pupil["class"], pupil["distil"], pupil["joint"]]
+    rows = [truth, first["class"], pupil["class"], pupil["distill"], pupil["joint"]]
     assert facts["names"] == NAMES
     assert facts["num_images"] == 12
     for a, left in enumerate(rows):
@@ -126,7 +126,7 @@ def test_what_cannot_be_compared(
 
 def test_one_distilled_network_has_heads_that_differ(workplace: Path, distilled: Ended) -> None:
     facts = run_program("disagree", "runs/pupil", "--json", folder=workplace).json
-    assert facts["names"] == ["ground truth", "pupil:class", "pupil:distil", "pupil:joint"]
+    assert facts["names"] == ["ground truth", "pupil:class", "pupil:distill", "pupil:joint"]
 
 
 def test_the_figure_replaces_only_its_like(workplace: Path, distilled: Ended) -> None:

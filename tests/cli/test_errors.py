@@ -129,7 +129,7 @@ def without_images(photos: Path) -> None:
     (photos / "train" / "dog").mkdir()
 
 
-def with_a_misspelt_class_in_val(photos: Path) -> None:
+def with_a_misspelled_class_in_val(photos: Path) -> None:
     shutil.copytree(photos / "train" / "cat", photos / "val" / "catt")
 
 
@@ -160,7 +160,7 @@ def without_folders(photos: Path) -> None:
     ("spoil", "said"),
     [
         (without_images, ("class folder train/dog holds no image",)),
-        (with_a_misspelt_class_in_val, ("'catt' is in val/ but not in train/", "mean cat?")),
+        (with_a_misspelled_class_in_val, ("'catt' is in val/ but not in train/", "mean cat?")),
         (of_one_class, ("only one class, cat",)),
         (of_one_image_a_class, ("3 images in 3 classes are too few",)),
         (without_folders, ("no class folders, so no labels",)),
@@ -296,8 +296,8 @@ def test_classes_a_run_never_saw_are_named(workplace: Path, finished: Ended) -> 
 
 def test_a_teacher_of_other_classes_is_refused(workplace: Path, finished: Ended) -> None:
     write_photos(workplace / "insects", classes=("ant", "bee"), size=16)
-    distil = ("--set=distil.teacher=runs/first", "--set=distil.kind=hard")
-    command = ("scratch", "insects", *QUICK, "--model=deit_micro_distilled", *distil)
+    distill = ("--set=distill.teacher=runs/first", "--set=distill.kind=hard")
+    command = ("scratch", "insects", *QUICK, "--model=deit_micro_distilled", *distill)
     said = ("knows other classes (cat, dog, owl)", "(ant, bee)")
     assert faults_of(Case(command, WEIGHTS, said, "teacher fit"), workplace) == []
 
@@ -349,8 +349,8 @@ def test_resuming_on_other_images_says_so(workplace: Path, finished: Ended) -> N
 
 def test_resuming_with_a_retrained_teacher_is_refused(workplace: Path, finished: Ended) -> None:
     shutil.copytree(workplace / "runs" / "first", workplace / "teacher")
-    command = (*SCRATCH, "--model=deit_micro_distilled", "--set=distil.teacher=teacher",
-               "--set=distil.kind=hard", "--name=retaught", "--quiet")  # fmt: skip
+    command = (*SCRATCH, "--model=deit_micro_distilled", "--set=distill.teacher=teacher",
+               "--set=distill.kind=hard", "--name=retaught", "--quiet")  # fmt: skip
     ended = run_program(*command, folder=workplace)
     assert ended.code == 0, ended.err
     weights = workplace / "teacher" / "weights.safetensors"

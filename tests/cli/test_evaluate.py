@@ -79,12 +79,12 @@ def asked_by_hand(
 def predictions(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Each head's probabilities (N, K), and the labels (N,), of what --out wrote."""
     with np.load(folder / "predictions.npz") as stored:
-        heads = {name: softmax(stored[f"{name}_logits"], axis=1) for name in ("class", "distil")}
-        return heads | {"joint": (heads["class"] + heads["distil"]) / 2}, stored["labels"]
+        heads = {name: softmax(stored[f"{name}_logits"], axis=1) for name in ("class", "distill")}
+        return heads | {"joint": (heads["class"] + heads["distill"]) / 2}, stored["labels"]
 
 
 def test_every_figure_is_that_of_the_predictions(noisy: Path) -> None:
-    options = ("--heads=class,distil,joint", "--per-class", "--out=seen")
+    options = ("--heads=class,distill,joint", "--per-class", "--out=seen")
     result = told(noisy, RUN, *options)
     heads, labels = predictions(noisy / "seen")
     assert 30 < result["top1"] < 95  # else what follows could not fail
@@ -122,9 +122,12 @@ def test_the_temperature_is_fitted_on_validation_and_measured_on_test(noisy: Pat
     assert "measured on the images it is fitted on" in " ".join(val["notes"])
     facts = told(noisy, RUN, "--out=test-seen")["calibration"]
     with np.load(noisy / "val-seen" / "predictions.npz") as stored:
-        val_logits, val_labels = [stored["class_logits"], stored["distil_logits"]], stored["labels"]
+        val_logits, val_labels = (
+            [stored["class_logits"], stored["distill_logits"]],
+            stored["labels"],
+        )
     with np.load(noisy / "test-seen" / "predictions.npz") as stored:
-        logits, labels = [stored["class_logits"], stored["distil_logits"]], stored["labels"]
+        logits, labels = [stored["class_logits"], stored["distill_logits"]], stored["labels"]
     assert facts["fitted_on"] == f"{len(val_labels)} validation images of noisy"
 
     def loss(heads: list[np.ndarray], right: np.ndarray, temperature: float) -> float:
@@ -152,7 +155,7 @@ def test_two_views_are_the_mean_of_the_probabilities(noisy: Path) -> None:
     both, _ = predictions(noisy / "flipped")
     classifier, _ = read_model(noisy / RUN, device=torch.device("cpu"))
     other = asked_by_hand(classifier, noisy, resized=17, crop=(0, 0, 16, 16), mirrored=True)
-    for number, head in enumerate(("class", "distil")):
+    for number, head in enumerate(("class", "distill")):
         assert both[head] == pytest.approx((one[head] + other[number]) / 2, abs=1e-4)
         assert np.abs(both[head] - one[head]).max() > 0.005  # else nothing was averaged
 
@@ -260,7 +263,7 @@ def test_the_screen_is_short_and_grows_by_options(noisy: Path) -> None:
         ((RUN, "--resolutions=18"), USAGE, "multiple of the patch size 4"),
         ((RUN, "photos", "photos"), USAGE, "given twice"),
         ((RUN, "pairs", "--split=val"), DATA, "has no val images"),
-        (("runs/first", "--heads=distil"), USAGE, "no distillation head"),
+        (("runs/first", "--heads=distill"), USAGE, "no distillation head"),
         ((RUN, "--out=noisy/test/cat/001.png/x"), 6, "cannot write to"),
     ],
     ids=lambda value: "" if isinstance(value, int) else str(value)[-24:],

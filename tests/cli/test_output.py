@@ -1,4 +1,4 @@
-"""What a person sees and a program reads: two streams, 80 columns, colours on terminals only."""
+"""What a person sees and a program reads: two streams, 80 columns, colors on terminals only."""
 
 import json
 import re
@@ -10,8 +10,8 @@ from program import QUICK, Ended, run_program
 from traps import Strike
 
 RESULT_KEYS = {
-    "run", "mode", "dataset", "model", "start", "seed", "top1", "top5", "mean_per_class", "loss",
-    "images_seen", "epochs", "seconds", "images_per_second",
+    "run", "mode", "dataset", "model", "pretrained", "seed", "top1", "top5", "mean_per_class",
+    "loss", "images_seen", "epochs", "seconds", "images_per_second",
 }  # fmt: skip
 SCRATCH = ("scratch", "photos", *QUICK)
 ESCAPE = "\x1b"
@@ -49,7 +49,7 @@ def test_screens_in_a_file_are_plain_and_80_columns_wide(workplace: Path) -> Non
     for expected in (
         "train 22, val 2, test 12",
         "3: cat, dog, owl",
-        "nothing (random initialisation)",
+        "nothing (random initialization)",
         "-> 6.25e-5 at batch 8",
         "3 epochs, 9 steps, 66 images seen",
         "  3/3 ",
@@ -71,7 +71,7 @@ def test_quiet_json_leaves_stderr_empty(workplace: Path) -> None:
     assert ended.err == ""
 
 
-def test_a_terminal_gets_colours_and_a_live_bar(workplace: Path) -> None:
+def test_a_terminal_gets_colors_and_a_live_bar(workplace: Path) -> None:
     shown = run_program(*SCRATCH, folder=workplace, on_terminal=True, environment=TERMINAL).out
     assert "\x1b[1m" in shown
     assert "img/s" in shown
@@ -92,7 +92,7 @@ def test_a_second_ctrl_c_gives_the_cursor_back(workplace: Path) -> None:
     assert shown.out.rfind("\x1b[?25h") > shown.out.rfind("\x1b[?25l") >= 0
 
 
-def test_no_color_is_honoured_on_a_terminal(workplace: Path) -> None:
+def test_no_color_is_honored_on_a_terminal(workplace: Path) -> None:
     environment = {**TERMINAL, "NO_COLOR": "1"}
     command = ("plan", *SCRATCH)
     shown = run_program(*command, folder=workplace, on_terminal=True, environment=environment).out
@@ -100,13 +100,13 @@ def test_no_color_is_honoured_on_a_terminal(workplace: Path) -> None:
     assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|9[0-7])m", shown)
 
 
-def test_force_color_colours_a_file_but_draws_no_bar_in_it(workplace: Path) -> None:
+def test_force_color_colors_a_file_but_draws_no_bar_in_it(workplace: Path) -> None:
     ended = run_program(*SCRATCH, folder=workplace, environment={"FORCE_COLOR": "1"})
     assert ESCAPE in ended.out
     assert not CURSOR_UP_OR_ERASE.search(ended.out)
 
 
-def test_errors_are_coloured_on_terminals_only(workplace: Path) -> None:
+def test_errors_are_colored_on_terminals_only(workplace: Path) -> None:
     command = ("scratch", "photso")
     shown = run_program(*command, folder=workplace, on_terminal=True, environment=TERMINAL)
     assert "\x1b[1;31mError:\x1b[0m no dataset" in shown.out

@@ -139,13 +139,13 @@ def test_synsets_are_told_in_words_and_heads_apart(tmp_path: Path) -> None:
     train = ("scratch", "fish", *QUICK, "--model=deit_micro_distilled", "--epochs=1")
     assert run_program(*train, "--name=fish", "--quiet", folder=tmp_path).code == 0
     command = ("runs/fish", "fish/test/n01440764/000.png")
-    result = told(tmp_path, *command, "--heads=class,distil,joint")
+    result = told(tmp_path, *command, "--heads=class,distill,joint")
     by_head = {
         one["head"]: {given["class"]: given["percent"] for given in one["classes"]}
         for one in result["images"]
     }
     for name, percent in by_head["joint"].items():
-        assert percent == pytest.approx((by_head["class"][name] + by_head["distil"][name]) / 2)
+        assert percent == pytest.approx((by_head["class"][name] + by_head["distill"][name]) / 2)
     names = {given["class"]: given["name"] for given in result["images"][0]["classes"]}
     assert names["n01440764"] == "tench, Tinca tinca"
     screen = run_program("predict", *command, folder=tmp_path).out
@@ -160,7 +160,7 @@ def test_synsets_are_told_in_words_and_heads_apart(tmp_path: Path) -> None:
         (("runs/nope", "photos"), DATA, "there is no run in runs/nope"),
         ((RUN, "photos/nothing.png"), DATA, "there is no photos/nothing.png"),
         ((RUN, "empty"), DATA, "there is no image in empty"),
-        ((RUN, "photos", "--heads=distil"), USAGE, "no distillation head"),
+        ((RUN, "photos", "--heads=distill"), USAGE, "no distillation head"),
         ((RUN, "photos", "--csv=no/such/folder.csv"), 6, "cannot write no/such/folder.csv"),
     ],
     ids=lambda value: "" if isinstance(value, int) else str(value)[-24:],

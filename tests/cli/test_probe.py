@@ -8,7 +8,7 @@ from program import Ended, run_program
 
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.runs.predictions import read_predictions
-from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.data_splits import load_splits
 
 PROBE = (
     "probe",
@@ -39,9 +39,9 @@ def test_the_object_has_both_probes_and_the_data_of_fine_tuning(
     settings = load_recipe(
         "finetune/folder", overrides={"data.dataset": str(workplace / "photos")}
     ).data
-    inputs = load_inputs(settings)
-    assert told["counts"] == inputs.counts
-    assert told["data_fingerprint"] == inputs.fingerprint
+    splits = load_splits(settings)
+    assert told["counts"] == splits.counts
+    assert told["data_fingerprint"] == splits.fingerprint
     assert told["resolution"] == 16  # that of the run
     assert any("trained on photos" in note for note in told["notes"])
     assert (told["features_computed"], told["features_kept"]) == (36, 0)

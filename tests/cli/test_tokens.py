@@ -92,7 +92,7 @@ def test_all_three_figures_are_drawn(workplace: Path, looked: Ended) -> None:
     assert looked.json["positions"]["grid"] == [4, 4]
     for kind in ("last", "rollout"):
         shares = looked.json["attention"][kind]["patch_share"]
-        assert set(shares) == {"class", "distil"}
+        assert set(shares) == {"class", "distill"}
         assert all(0 < share < 1 for share in shares.values())
 
 

@@ -18,7 +18,7 @@ def untimed(monkeypatch):
 
 @pytest.fixture
 def offer(monkeypatch):
-    """Return a function that puts an adapter into the catalogue, in place of one of its name."""
+    """Return a function that puts an adapter into the catalog, in place of one of its name."""
 
     def put(adapter):
         adapters = {**catalog._adapters(), adapter.info.name: adapter}

@@ -108,8 +108,8 @@ def car_adapter():
     return CarsAdapter(info=info, class_names=CAR_NAMES)
 
 
-def cars(root, *, folder="stanford_cars", labelled="", nested=False):
-    """Write the devkit layout; `labelled` is the folder of the labelled test annotations."""
+def cars(root, *, folder="stanford_cars", labeled="", nested=False):
+    """Write the devkit layout; `labeled` is the folder of the labeled test annotations."""
     from scipy.io import savemat
 
     place = Path(root) / folder
@@ -123,8 +123,8 @@ def cars(root, *, folder="stanford_cars", labelled="", nested=False):
             savemat(place / "devkit" / "cars_train_annos.mat", car_annotations(names, classes))
         else:
             savemat(place / "devkit" / "cars_test_annos.mat", car_annotations(names))
-            if labelled is not None:
-                path = place / labelled / "cars_test_annos_withlabels.mat"
+            if labeled is not None:
+                path = place / labeled / "cars_test_annos_withlabels.mat"
                 savemat(path, car_annotations(names, classes))
     savemat(place / "devkit" / "cars_meta.mat", car_meta())
     return car_adapter()

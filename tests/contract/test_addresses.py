@@ -132,7 +132,7 @@ def known_copy(tmp_path, monkeypatch, counts, *, expected, names=HUB_NAMES, spli
     """Let the hub hold `counts` images under a known name, of which `expected` are required."""
     write_parquet(tmp_path / "snapshot", counts)
     info = DatasetInfo(
-        name="bugs", title="Bugs", num_classes=3, counts=expected, licence="", source=""
+        name="bugs", title="Bugs", num_classes=3, counts=expected, license="", source=""
     )
     benchmark = hf.Benchmark(info, names, splits or {})
     monkeypatch.setattr(hf, "benchmarks", lambda: {"some/bugs": benchmark})
@@ -156,7 +156,7 @@ def test_a_known_copy_is_held_to_the_published_counts(tmp_path, monkeypatch):
     assert hint.endswith("or use the original: bugs")
 
 
-def test_known_copies_name_what_is_in_the_catalogue():
+def test_known_copies_name_what_is_in_the_catalog():
     from deit_transfer.data.catalog import list_datasets
 
     names = {info.name for info in list_datasets()}

@@ -54,7 +54,7 @@ def load_fault(adapter, root):
 
 
 def named(monkeypatch, adapter):
-    """Let the catalogue know a miniature under its dataset's name."""
+    """Let the catalog know a miniature under its dataset's name."""
     known = {**catalog._adapters(), adapter.info.name: adapter}
     monkeypatch.setattr(catalog, "_adapters", lambda: known)
     return adapter.info.name
@@ -82,8 +82,8 @@ def test_a_folder_above_or_below_the_right_one_is_answered_with_the_right_one(
         assert (adapter.find(inside) == right) == (write_files is inat)
 
 
-def test_cars_without_labelled_annotations(tmp_path):
-    message, hint = load_fault(cars(tmp_path, labelled=None), tmp_path)
+def test_cars_without_labeled_annotations(tmp_path):
+    message, hint = load_fault(cars(tmp_path, labeled=None), tmp_path)
     assert "devkit/cars_test_annos.mat has no labels" in message
     assert "cars_test_annos_withlabels.mat has them" in message
     assert hint.endswith("deit-transfer data check cars --data-dir FOLDER")
@@ -118,7 +118,7 @@ def test_a_part_of_a_dataset_is_answered_with_its_name(tmp_path, offer):
     assert len(catalog.load_dataset("inat2018", data_dir=tree).splits["train"]) == 8
 
 
-def test_names_spelt_otherwise_are_answered_with_the_right_ones():
+def test_names_spelled_otherwise_are_answered_with_the_right_ones():
     for address, answer in (("CIFAR10", "cifar10"), ("hf:cifar10", "hf:uoft-cs/cifar10")):
         with pytest.raises(UsageError) as caught:
             catalog.load_dataset(address)

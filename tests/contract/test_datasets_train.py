@@ -20,9 +20,9 @@ from deit_transfer.data.fingerprint import label_fingerprint
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.evaluation.evaluate import evaluate
 from deit_transfer.recipe.loader import load_recipe
-from deit_transfer.training.callbacks import Silent
+from deit_transfer.training.callbacks import NoCallbacks
 from deit_transfer.training.choose_recipe import default_recipe
-from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.data_splits import load_splits
 from deit_transfer.training.plan import plan
 from deit_transfer.training.train import train
 
@@ -78,7 +78,7 @@ def test_what_only_scores_is_checked(name, write, images, offer, tmp_path):
     assert report["counts"] == {"test": images}
 
 
-class Heard(Silent):
+class Heard(NoCallbacks):
     """Remember what is said of a dataset before training begins."""
 
     def __init__(self):
@@ -91,7 +91,7 @@ class Heard(Silent):
 def test_a_run_and_its_plan_say_how_far_the_dataset_is(known, tmp_path, monkeypatch):
     dataset, _ = known("hub")
     heard, planned = Heard(), []
-    train(quick("scratch", dataset), out=tmp_path / "runs", observer=heard)
+    train(quick("scratch", dataset), out=tmp_path / "runs", callbacks=heard)
     size = sum(path.stat().st_size for path in (tmp_path / "data").rglob("train-*.parquet"))
     of_train = [amount for amount in heard.amounts if amount[2] == size]
     assert of_train[-1] == (dataset, size, size)
@@ -103,15 +103,15 @@ def test_a_run_and_its_plan_say_how_far_the_dataset_is(known, tmp_path, monkeypa
 def test_flowers_are_trained_on_train_or_on_train_and_val(known):
     _, data_dir = known("flowers102")
     paper = load_recipe("paper/finetune/flowers102").data
-    both = load_inputs(paper.model_copy(update={"data_dir": str(data_dir)}))
+    both = load_splits(paper.model_copy(update={"data_dir": str(data_dir)}))
     assert both.counts == {"train": 6, "test": 6}
     assert any("train and val are joined: 6" in note for note in both.dataset.notes)
     alone = paper.model_copy(update={"data_dir": str(data_dir), "train_on": "train"})
-    assert load_inputs(alone).counts == {"train": 3, "val": 3, "test": 6}
-    assert load_inputs(alone).fingerprint != both.fingerprint
-    assert load_inputs(alone).label_fingerprint == both.label_fingerprint
+    assert load_splits(alone).counts == {"train": 3, "val": 3, "test": 6}
+    assert load_splits(alone).fingerprint != both.fingerprint
+    assert load_splits(alone).label_fingerprint == both.label_fingerprint
     with pytest.raises(UsageError, match="digits has no val split"):
-        load_inputs(load_recipe("scratch/digits", overrides={"data.train_on": "train+val"}).data)
+        load_splits(load_recipe("scratch/digits", overrides={"data.train_on": "train+val"}).data)
 
 
 def test_the_level_and_the_order_of_classes_come_from_flag_and_recipe(known, tmp_path):
@@ -148,7 +148,7 @@ def test_what_only_scores_is_scored_by_name_and_not_trained_on(known, monkeypatc
     result = evaluate(Path(run["run"]), "imagenet-v2", overrides=place)
     assert result["num_test_images"] == 24
     with pytest.raises(DataError, match="imagenet-v2 has no train images") as caught:
-        load_inputs(quick("scratch", "imagenet-v2", tmp_path / "v2").data)
+        load_splits(quick("scratch", "imagenet-v2", tmp_path / "v2").data)
     assert caught.value.hint.endswith("deit-transfer evaluate RUN imagenet-v2")
 
 

@@ -144,7 +144,7 @@ def test_flat_folders_have_no_labels(tmp_path):
     assert "val/ holds 1 image but no class folders" in faults(tmp_path / "val-flat")
 
 
-def test_a_flat_test_folder_is_unlabelled_and_noted(tmp_path):
+def test_a_flat_test_folder_is_unlabeled_and_noted(tmp_path):
     tree(tmp_path / "train", cat=5, dog=5)
     image(tmp_path / "test" / "1.png")
     dataset = load(tmp_path)
@@ -206,7 +206,7 @@ def test_nested_images_take_their_top_folders_label(tmp_path):
     everything = [i for images in dataset.splits.values() for i in images.ids]
     assert "cat/dog/deep/x.png" in everything
     assert dataset.class_names == ("cat", "dog")
-    assert said(dataset, "labelled by the top folder: 1 image from deeper ones")
+    assert said(dataset, "labeled by the top folder: 1 image from deeper ones")
 
 
 def test_links_are_followed_but_loops_are_not(tmp_path):
@@ -222,7 +222,7 @@ def test_links_are_followed_but_loops_are_not(tmp_path):
     assert "2 links that loop" in said(dataset, "skipped files")[0]
 
 
-def test_accents_spelt_differently_are_one_class(tmp_path):
+def test_accents_spelled_differently_are_one_class(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     tree(tmp_path / "train", **{decomposed: 2, "bar": 2})
     tree(tmp_path / "test", **{composed: 2, "bar": 2})

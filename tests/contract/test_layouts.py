@@ -61,7 +61,7 @@ LAYOUTS = {
     "flowers102": flowers,
     "flowers102 without its folder": partial(flowers, folder="."),
     "cars": cars,
-    "cars, labels in devkit": partial(cars, labelled="devkit", folder="."),
+    "cars, labels in devkit": partial(cars, labeled="devkit", folder="."),
     "cars, one mirror's nested folders": partial(cars, nested=True),
     "cars, one annotation file": cars_one_file,
     "cars by class": cars_by_class,
@@ -173,7 +173,7 @@ def test_flowers_go_by_the_split_file(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name.startswith("cars")])
-def test_cars_are_labelled_alike_in_every_layout(tmp_path, layout):
+def test_cars_are_labeled_alike_in_every_layout(tmp_path, layout):
     adapter = LAYOUTS[layout](tmp_path)
     dataset = adapter.load(adapter.find(tmp_path))
     for split, classes in (("train", CAR_TRAIN), ("test", CAR_TEST)):
@@ -237,7 +237,7 @@ def test_inat_levels_and_the_reference_codes_order(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [n for n in LAYOUTS if n.startswith("imagenet")][:4])
-def test_imagenet_is_labelled_alike_in_every_layout(tmp_path, layout):
+def test_imagenet_is_labeled_alike_in_every_layout(tmp_path, layout):
     adapter = LAYOUTS[layout](tmp_path)
     dataset = adapter.load(adapter.find(tmp_path))
     assert dataset.class_names == SYNSETS
@@ -265,7 +265,7 @@ def test_v2_folders_are_read_by_value_not_as_text(tmp_path):
     assert from_one.splits["test"].labels.tolist() == images.labels.tolist()
 
 
-def test_real_is_joined_by_file_name_and_leaves_the_unlabelled_out(tmp_path):
+def test_real_is_joined_by_file_name_and_leaves_the_unlabeled_out(tmp_path):
     for flat in (True, False):
         root = tmp_path / str(flat)
         dataset = load(imagenet_real(root, flat=flat), root)

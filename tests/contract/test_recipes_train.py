@@ -13,11 +13,11 @@ from miniatures import imagenet
 from short_runs import BY_NAME, quick
 
 from deit_transfer.engine.distributed import World
-from deit_transfer.models.pretrained import NONE, read_start
+from deit_transfer.models.pretrained import NONE, read_pretrained
 from deit_transfer.recipe.durations import resolution_at
 from deit_transfer.recipe.loader import list_recipes, load_recipe
 from deit_transfer.training import build
-from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.data_splits import load_splits
 from deit_transfer.training.train import train
 
 pytestmark = pytest.mark.usefixtures("untimed")
@@ -27,7 +27,7 @@ OF_IMAGENET = ("pretrain", "ablation")  # families whose recipes name no dataset
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory):
-    """Return a run that has learnt ImageNet's miniature: a teacher at chance is refused."""
+    """Return a run that has learned ImageNet's miniature: a teacher at chance is refused."""
     root = tmp_path_factory.mktemp("teacher")
     imagenet(root / "data")
     plainly = {
@@ -68,15 +68,17 @@ def own_side(recipe):
     return recipe.model.resolution or (int(own) if own.isdigit() else 32)
 
 
-def first_images(recipe, inputs, side):
+def first_images(recipe, splits, side):
     """Return a batch (B, 3, R, R) as the recipe's pipeline makes it for a network of `side`."""
-    changed = recipe.model.model_copy(update={"resolution": side, "start": NONE})
+    changed = recipe.model.model_copy(update={"resolution": side, "pretrained": NONE})
     recipe = recipe.model_copy(update={"model": changed})
-    start, cpu = read_start(NONE, model_name=recipe.model.name), torch.device("cpu")
-    network, _ = build.network(recipe, inputs.class_names, start, cpu)
-    plan = build.durations(recipe, num_images=len(inputs.train))
-    steps = build.batches(recipe, inputs, network, plan, start_step=0, world=World())
-    images, targets = build.preparation(recipe, network, cpu)(next(iter(steps)).micro_batches[0])
+    start, cpu = read_pretrained(NONE, model_name=recipe.model.name), torch.device("cpu")
+    network, _ = build.network(recipe, splits.class_names, start, cpu)
+    plan = build.durations(recipe, num_images=len(splits.train))
+    steps = build.batches(recipe, splits, network, plan, start_step=0, world=World())
+    images, targets = build.batch_transforms(recipe, network, cpu)(
+        next(iter(steps)).micro_batches[0]
+    )
     assert targets.sum(dim=1) == pytest.approx(1.0)
     return images
 
@@ -86,19 +88,19 @@ def test_each_recipe_builds_its_pipeline_and_takes_two_steps(name, known, start,
     recipe = load_recipe(name)
     dataset, data_dir = known(miniature_of(name))
     changes = {"model.name": tiny_network(recipe)}
-    if recipe.distil.teacher is not None:
-        changes["distil.teacher"] = teacher
+    if recipe.distill.teacher is not None:
+        changes["distill.teacher"] = teacher
     own = start if recipe.mode == "finetune" else None
     if recipe.mode == "teacher":
-        changes["model.start"] = "none"
+        changes["model.pretrained"] = "none"
     short = quick(recipe.mode, dataset, data_dir, start=own, recipe_name=name, changes=changes)
-    inputs = load_inputs(short.data)
+    splits = load_splits(short.data)
     side = own_side(recipe)
     wanted = resolution_at(recipe.schedule, epoch=0, epochs=recipe.schedule.epochs, resolution=side)
-    assert first_images(short, inputs, side).shape[1:] == (3, wanted, wanted)
-    result = train(short, out=tmp_path / "runs", inputs=inputs)
+    assert first_images(short, splits, side).shape[1:] == (3, wanted, wanted)
+    result = train(short, out=tmp_path / "runs", splits=splits)
     assert result["steps"] == 2
     assert math.isfinite(result["loss"])
-    assert result["num_test_images"] == len(inputs.test)
+    assert result["num_test_images"] == len(splits.test)
     assert result["selects_on_test"] == (recipe.data.select == "test")
-    assert ("teacher_top1" in result) == (recipe.distil.teacher is not None)
+    assert ("teacher_top1" in result) == (recipe.distill.teacher is not None)

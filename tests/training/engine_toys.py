@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deit_transfer.batch import Batch, Heads
+from deit_transfer.batch import Batch, HeadLogits
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.ema import Ema
 from deit_transfer.engine.loop import StepReport, train_steps
@@ -42,10 +42,10 @@ class ToyNet(nn.Module):
         self.head = nn.Linear(8, K)
         self.head_dist = nn.Linear(8, K) if distilled else None
 
-    def forward(self, images: Tensor) -> Heads:
+    def forward(self, images: Tensor) -> HeadLogits:
         features = self.body(images.flatten(1))
-        distil = None if self.head_dist is None else self.head_dist(features)
-        return Heads(self.head(features), distil)
+        distill = None if self.head_dist is None else self.head_dist(features)
+        return HeadLogits(self.head(features), distill)
 
 
 class ConvNet(nn.Module):
@@ -53,8 +53,8 @@ class ConvNet(nn.Module):
         super().__init__()
         self.conv, self.norm, self.head = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, K)
 
-    def forward(self, images: Tensor) -> Heads:
-        return Heads(self.head(self.norm(self.conv(images)).relu().mean((2, 3))), None)
+    def forward(self, images: Tensor) -> HeadLogits:
+        return HeadLogits(self.head(self.norm(self.conv(images)).relu().mean((2, 3))), None)
 
 
 @dataclass(frozen=True)

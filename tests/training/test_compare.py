@@ -21,7 +21,7 @@ from deit_transfer.errors import DataError
 from deit_transfer.experiments.compare import compare
 from deit_transfer.recipe.loader import load_recipe, recipes_root
 from deit_transfer.recipe.schema import Data
-from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.data_splits import load_splits
 
 COMPARE = ("compare", "photos", *QUICK, "--from=runs/base")
 ARM_KEYS = {
@@ -170,7 +170,7 @@ def test_arms_that_would_see_other_data_are_refused(place: Path) -> None:
         (("--fractions=,1",), 2, "--fractions ',1' has an empty part"),
         (("--fractions=0.5,0.5",), 2, "0.5 twice"),
         (("--fractions=0.5,1", "--fraction=0.5"), 2, "contradict each other"),
-        (("--fractions=0.5,0.51",), 2, "both 12 labelled images"),
+        (("--fractions=0.5,0.51",), 2, "both 12 labeled images"),
         (("--fractions=0.01,1",), 3, "cannot keep 0 of the 24"),
         (("photos",), 2, "photos is given twice"),
         (("--budget=equal-images", "--time-budget=1"), 2, "contradict each other"),
@@ -239,7 +239,7 @@ def test_every_arm_is_there_at_every_share_of_the_labels(sized: Ended, place: Pa
 
 def test_smaller_shares_lie_within_larger_ones(sized: Ended, place: Path) -> None:
     small, large = (
-        load_inputs(
+        load_splits(
             Data(dataset=str(place / "photos"), fraction=fraction, val_fraction=0.0, select="last")
         )
         for fraction in (0.5, None)
@@ -348,7 +348,7 @@ def test_the_demo_pretrains_compares_and_names_what_to_type_next(
     told = run_program("demo", "--seeds=1", "--json", folder=folder, prepare=[short])
     assert [arm["reused"] for arm in told.json["arms"]] == [1, 1]
     assert told.json["arms"][1]["arm"] == "finetune"
-    assert told.json["start"] == "the digits 0-4"
+    assert told.json["pretrained"] == "the digits 0-4"
 
 
 def test_the_demo_is_of_disjoint_digits_and_equal_data() -> None:

@@ -35,7 +35,7 @@ def rule(monkeypatch: pytest.MonkeyPatch) -> ByRule:
     """30 test images: a plain run gets one right per epoch and seed, a distilled one more."""
 
     def right(recipe: Recipe) -> int:
-        more = 5 * recipe.schedule.epochs if recipe.distil.teacher is not None else 0
+        more = 5 * recipe.schedule.epochs if recipe.distill.teacher is not None else 0
         return recipe.schedule.epochs + recipe.run.seed**2 + more
 
     stand_in = ByRule(lambda recipe, epoch: 50.0, right)
@@ -46,10 +46,10 @@ def rule(monkeypatch: pytest.MonkeyPatch) -> ByRule:
 def test_every_length_is_trained_with_every_seed_with_and_without_the_teacher(
     photos: str, tmp_path: Path, rule: ByRule
 ) -> None:
-    taught = {"distil.teacher": "regnety_160", "distil.kind": "hard"}
+    taught = {"distill.teacher": "regnety_160", "distill.kind": "hard"}
     found = epochs(photos, lengths=[4, 2], seeds=2, out=tmp_path / "runs", overrides=SMALL | taught)
     trained = [
-        (r.schedule.epochs, r.run.seed, r.model.name, r.distil.teacher) for r in rule.trained
+        (r.schedule.epochs, r.run.seed, r.model.name, r.distill.teacher) for r in rule.trained
     ]
     plain, distilled = ("deit_micro", None), ("deit_micro_distilled", "regnety_160")
     assert sorted(trained, key=str) == sorted(
@@ -108,7 +108,7 @@ def test_a_start_makes_it_fine_tuning(photos: str, tmp_path: Path, rule: ByRule)
     write_model_files(start, network, class_names=("ant", "bee"))
     found = epochs(photos, lengths=[2], seeds=1, out=tmp_path, start=str(start), overrides=SMALL)
     assert found["mode"] == "finetune"
-    assert rule.trained[0].model.start == str(start)
+    assert rule.trained[0].model.pretrained == str(start)
 
 
 def test_all_lengths_that_cannot_be_trained_are_named(

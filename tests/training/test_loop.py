@@ -25,9 +25,9 @@ from engine_toys import (
 )
 from torch import Tensor, nn
 
-from deit_transfer.batch import Batch, Heads
+from deit_transfer.batch import Batch, HeadLogits
 from deit_transfer.engine.losses import late_fusion, make_objective
-from deit_transfer.engine.nonfinite import NonFinite
+from deit_transfer.engine.nonfinite import NonFiniteStep
 from deit_transfer.engine.out_of_memory import is_out_of_memory
 from deit_transfer.engine.precision import resolve_precision
 from deit_transfer.errors import DivergedError, ResourceError
@@ -68,10 +68,10 @@ def test_accumulation_equals_a_plain_loop_over_whole_batches(
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step)
         images, targets = prepare_plainly(whole_batch(step))
-        class_logits, distil_logits = reference(images)
+        class_logits, distill_logits = reference(images)
         answers = toy_teacher(images, whole_batch(step))
         divergence = answers.div(3).softmax(1) * (
-            answers.div(3).log_softmax(1) - distil_logits.div(3).log_softmax(1)
+            answers.div(3).log_softmax(1) - distill_logits.div(3).log_softmax(1)
         )
         loss = 0.7 * nn.functional.cross_entropy(class_logits, targets)
         loss = loss + 0.3 * 9 * divergence.sum(1).mean()
@@ -81,7 +81,7 @@ def test_accumulation_equals_a_plain_loop_over_whole_batches(
         optimizer.step()
         assert report.loss == pytest.approx(loss.item(), rel=1e-5)
         assert report.grad_norm == pytest.approx(norm.item(), rel=1e-4)
-        decisions = late_fusion(Heads(class_logits, distil_logits)).argmax(1)
+        decisions = late_fusion(HeadLogits(class_logits, distill_logits)).argmax(1)
         followed = (answers.argmax(1) == decisions).sum().item()
         right = (answers.argmax(1) == whole_batch(step).labels).sum().item()
         assert report.teacher_agreement == pytest.approx(followed / 7)
@@ -216,11 +216,11 @@ class Hungry(ToyNet):
         super().__init__(dropout=0)
         self.limit, self.failures = limit, 0
 
-    def forward(self, images: Tensor) -> Heads:
+    def forward(self, images: Tensor) -> HeadLogits:
         heads = super().forward(images)
         if len(images) > self.limit:
             self.failures += 1
-            heads.distil_logits.register_hook(self.fail)
+            heads.distill_logits.register_hook(self.fail)
         return heads
 
     def fail(self, gradient: Tensor) -> None:
@@ -323,7 +323,7 @@ def prepare_poisoned(batch: Batch) -> tuple[Tensor, Tensor]:
 def test_error_raises_before_the_update_and_tells_where() -> None:
     setup, clean = Setup.make(), Setup.make()
     clean.train(toy_steps(steps=BAD_STEP), **plain())
-    incidents: list[NonFinite] = []
+    incidents: list[NonFiniteStep] = []
     steps = setup.steps(
         poisoned(steps=5), **plain(prepare=prepare_poisoned, on_nonfinite=incidents.append)
     )
@@ -396,7 +396,7 @@ class Bursting(ToyNet):
 
     burst = False
 
-    def forward(self, images: Tensor) -> Heads:
+    def forward(self, images: Tensor) -> HeadLogits:
         heads = super().forward(images)
         if self.burst:
             heads.class_logits.register_hook(lambda gradient: gradient * math.inf)
@@ -405,7 +405,7 @@ class Bursting(ToyNet):
 
 def test_a_gradient_that_bursts_is_caught_behind_a_finite_loss() -> None:
     setup = Setup.make(model=Bursting())
-    incidents: list[NonFinite] = []
+    incidents: list[NonFiniteStep] = []
     steps = setup.steps(toy_steps(steps=3), on_nonfinite=incidents.append)
     next(steps)
     before = setup.tensors()

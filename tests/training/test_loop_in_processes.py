@@ -93,7 +93,7 @@ def test_training_equals_one_process(tmp_path: Path, size: int) -> None:
             assert (tensors[name] == value).all(), name
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     return images.float() / 255 - 0.5
 
 
@@ -112,7 +112,7 @@ def toy_predictions(world: World, **values: Any) -> Predictions:
         split_share(world),
         device=CPU,
         precision=precision,
-        normalise=normalise,
+        normalize=normalize,
         world=world,
         **values,
     )

@@ -1,7 +1,7 @@
 """Kill real training processes at every kind of moment: what they leave must not show it.
 
 A run that was killed, however often, and resumed must end in the same bytes of weights and the
-same records as one that was left alone. All runs here distil from a teacher, through the
+same records as one that was left alone. All runs here distill from a teacher, through the
 distillation token, with Mixup and CutMix, an average of the weights, drop-path, RandAugment and
 accumulated gradients.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from photos import write_photos
-from program import QUICK, Prepare, run_program, start_program
+from program import QUICK, BatchTransform, run_program, start_program
 from traps import Strike
 
 SESSION = "deit_transfer.training.trainer:Session"
@@ -33,8 +33,8 @@ COMMAND = (
     "--model=deit_micro_distilled",
     "--epochs=3",
     "--set=data.val_fraction=0.25",
-    "--set=distil.teacher=runs/teacher",
-    "--set=distil.kind=hard",
+    "--set=distill.teacher=runs/teacher",
+    "--set=distill.kind=hard",
     "--set=schedule.micro_batch_size=3",
     "--set=optim.peak_lr=0.02",
     "--set=optim.ema_decay=0.8",
@@ -54,7 +54,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_to_end(place: Path, name: str, *arguments: str, prepare: tuple[Prepare, ...] = ()) -> Any:
+def run_to_end(
+    place: Path, name: str, *arguments: str, prepare: tuple[BatchTransform, ...] = ()
+) -> Any:
     return run_program(
         *COMMAND, f"--name={name}", "--resume", *arguments, folder=place, prepare=prepare
     )
@@ -232,8 +234,8 @@ def test_a_signal_from_another_process_stops_a_long_run(place: Path) -> None:
     [
         ("--workers=0",),
         ("--workers=2",),
-        ("--set=distil.kind=soft", "--workers=2"),
-        ("--set=distil.through=class", "--model=deit_micro", "--set=augment.erasing=0.5"),
+        ("--set=distill.kind=soft", "--workers=2"),
+        ("--set=distill.through=class", "--model=deit_micro", "--set=augment.erasing=0.5"),
         ("--set=augment.repeats=2", "--set=run.precision=bf16"),
         ("--set=schedule.progressive=[[8, 0.4]]", "--set=optim.name=lamb"),
         ("--set=data.select=last", "--set=optim.ema=false", "--set=compat=deit"),

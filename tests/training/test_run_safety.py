@@ -35,7 +35,7 @@ def status(run: Path) -> str:
 
 
 def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint_whole(place: Path) -> None:
-    # the optimiser's moments are there after the first step, and no longer fit
+    # the optimizer's moments are there after the first step, and no longer fit
     full = run_program(*COMMAND, "--name=full", folder=place, prepare=[SmallDisk(3_000_000)])
     run = place / "runs" / "full"
     assert full.code == 6

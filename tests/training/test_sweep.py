@@ -16,7 +16,7 @@ from deit_transfer.experiments import sweep_trials as searching
 from deit_transfer.experiments.sweep import sweep, sweep_recipes
 from deit_transfer.recipe.loader import list_recipes, load_recipe
 from deit_transfer.recipe.schema import Recipe
-from deit_transfer.training.callbacks import Silent
+from deit_transfer.training.callbacks import NoCallbacks
 
 GRID = ("sweep", "photos", *QUICK, "--mode=scratch", "--grid=optim.peak_lr=0.05,1e-6")
 ROW_KEYS = {
@@ -328,4 +328,4 @@ def test_a_name_that_holds_something_else_is_refused(
     assert Path(first["folder"]) == tmp_path / "it"
     assert sweep(photos, grids=["optim.peak_lr=0.1"], **common)["trials"][0]["reused"]
     with pytest.raises(UsageError, match="is not this sweep"):
-        sweep(photos, grids=["optim.peak_lr=0.2"], observer=Silent(), **common)
+        sweep(photos, grids=["optim.peak_lr=0.2"], callbacks=NoCallbacks(), **common)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from deit_transfer.experiments.train_or_reuse import Trained
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.experiments.train_or_reuse import TrainedRun
+from deit_transfer.models.pretrained import PretrainedWeights
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import RunFolder
 from deit_transfer.runs.key import find_by_key, run_key
 from deit_transfer.runs.predictions import StoredPredictions, write_predictions
-from deit_transfer.training.callbacks import Observer
-from deit_transfer.training.data_splits import Inputs
+from deit_transfer.training.callbacks import Callbacks
+from deit_transfer.training.data_splits import DataSplits
 
 
 @dataclass
@@ -34,21 +34,21 @@ class ByRule:
     def __call__(
         self,
         recipe: Recipe,
-        start: StartWeights,
-        inputs: Inputs,
+        start: PretrainedWeights,
+        splits: DataSplits,
         *,
         out: Path,
-        observer: Observer,
+        callbacks: Callbacks,
         name: str | None = None,
-    ) -> Trained:
-        key = run_key(recipe, inputs.fingerprint, start)
+    ) -> TrainedRun:
+        key = run_key(recipe, splits.fingerprint, start)
         if found := find_by_key(out, key, finished=True):
-            return Trained(found, found.read_json("result.json"), reused=True)
+            return TrainedRun(found, found.read_json("result.json"), reused=True)
         self.trained.append(recipe)
         folder = RunFolder(out / (name or f"run-{len(self.trained)}"))
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_text("recipe.toml", "")
-        folder.write_json("key.json", {"key": key})
+        folder.write_json("run_key.json", {"key": key})
         records = []
         for epoch in range(1, recipe.schedule.epochs + 1):
             record = {
@@ -59,20 +59,20 @@ class ByRule:
             }
             records.append(record)
             folder.write_text("metrics.jsonl", "\n".join(json.dumps(one) for one in records))
-            observer.epoch(record)
+            callbacks.epoch(record)
         best = max(records, key=lambda record: record["val_top1"])
-        result = self._result(recipe, inputs, folder) | {"selected_epoch": best["epoch"]}
+        result = self._result(recipe, splits, folder) | {"selected_epoch": best["epoch"]}
         folder.write_json("result.json", result)
-        observer.done({**result, "run": str(folder.path)})
-        return Trained(folder, result, reused=False)
+        callbacks.done({**result, "run": str(folder.path)})
+        return TrainedRun(folder, result, reused=False)
 
-    def _result(self, recipe: Recipe, inputs: Inputs, folder: RunFolder) -> dict[str, object]:
-        labels = inputs.test.labels
+    def _result(self, recipe: Recipe, splits: DataSplits, folder: RunFolder) -> dict[str, object]:
+        labels = splits.test.labels
         n, right = len(labels), self.test_right(recipe)
-        answers = np.where(np.arange(n) < right, labels, (labels + 1) % len(inputs.class_names))
-        logits = np.eye(len(inputs.class_names), dtype=np.float32)[answers]
+        answers = np.where(np.arange(n) < right, labels, (labels + 1) % len(splits.class_names))
+        logits = np.eye(len(splits.class_names), dtype=np.float32)[answers]
         stored = StoredPredictions(
-            ids=np.array(inputs.test.ids), labels=labels, class_logits=logits, distil_logits=None
+            ids=np.array(splits.test.ids), labels=labels, class_logits=logits, distill_logits=None
         )
         write_predictions(folder.path / "predictions-test.npz", stored)
         return {
@@ -91,5 +91,5 @@ class ByRule:
             "images_per_second": 10.0,
             "seconds": 6.0 * recipe.schedule.epochs,
             "resolution": 16,
-            "teacher_top1": 75.0 if recipe.distil.teacher is not None else None,
+            "teacher_top1": 75.0 if recipe.distill.teacher is not None else None,
         }

@@ -35,11 +35,11 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-def share_of(image: np.ndarray, colour: tuple[int, int, int]) -> float:
-    return float((np.abs(image - np.array(colour)).max(-1) < 12).mean())
+def share_of(image: np.ndarray, color: tuple[int, int, int]) -> float:
+    return float((np.abs(image - np.array(color)).max(-1) < 12).mean())
 
 
-SCRATCH, FINETUNE, DISTIL = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73)
+SCRATCH, FINETUNE, DISTILL = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73)
 
 
 def test_curves_show_both_arms_and_the_papers_line(tmp_path):
@@ -51,9 +51,9 @@ def test_curves_show_both_arms_and_the_papers_line(tmp_path):
     assert image.shape[1] >= 1200
     assert share_of(image, SCRATCH) > 0.001
     assert share_of(image, FINETUNE) > 0.001
-    assert share_of(image, DISTIL) == 0
-    curves_png(path, runs, paper_top1={"distil": 99.0})
-    assert share_of(pixels(path), DISTIL) > 0.0005
+    assert share_of(image, DISTILL) == 0
+    curves_png(path, runs, paper_top1={"distill": 99.0})
+    assert share_of(pixels(path), DISTILL) > 0.0005
     assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
 
 

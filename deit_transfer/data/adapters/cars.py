@@ -1,7 +1,7 @@
 """Own Stanford Cars in each of the layouts that outlived its home page.
 
 Labels come from the authors' annotation files or, in copies sorted by class, from the folders.
-The competition's test annotations without labels are recognised and refused by name.
+The competition's test annotations without labels are recognized and refused by name.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ from deit_transfer.errors import DataError
 _FOLDERS = ("stanford_cars", "stanford-cars", "cars", "car_data")
 _TRAIN = "cars_train_annos.mat"
 _TEST = "cars_test_annos_withlabels.mat"
-_UNLABELLED = "cars_test_annos.mat"
+_UNLABELED = "cars_test_annos.mat"
 _META = "cars_meta.mat"
 _ALL = "cars_annos.mat"
 _HUB_COPY = "hf:tanganke/stanford_cars@9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"
@@ -50,13 +50,13 @@ CARS = DatasetInfo(
     title="Stanford Cars",
     num_classes=196,
     counts={"train": 8144, "test": 8041},
-    licence="research only; cite Krause et al. 2013",
+    license="research only; cite Krause et al. 2013",
     source="Krause, Stark, Deng, Fei-Fei 2013; https://ai.stanford.edu/~jkrause/cars (gone)",
     access="by hand",
 )
 
 
-class Rows(NamedTuple):
+class MatRows(NamedTuple):
     """Hold one split's images: paths below the root, and labels (N,) from 0."""
 
     paths: list[str]
@@ -105,8 +105,8 @@ class CarsAdapter:
     def download(self, data_dir: Path, *, progress: Progress | None = None) -> Path:
         raise DataError(f"{self.info.name} was not found in {data_dir}", hint=_HOW)
 
-    def _read_devkit(self, root: Path, faults: list[str]) -> dict[Split, Rows]:
-        rows: dict[Split, Rows] = {}
+    def _read_devkit(self, root: Path, faults: list[str]) -> dict[Split, MatRows]:
+        rows: dict[Split, MatRows] = {}
         files: dict[Split, str] = {"train": _TRAIN, "test": _TEST}
         for split, name in files.items():
             path = _annotations(root, name)
@@ -116,13 +116,13 @@ class CarsAdapter:
             images = _image_folder(root, f"cars_{split}")
             if records := self._records(path, ("fname", "class"), faults):
                 names = [f"{images}/{record}" for record in records["fname"]]
-                rows[split] = Rows(names, records["class"].astype(np.int64) - 1)
+                rows[split] = MatRows(names, records["class"].astype(np.int64) - 1)
         meta = _annotations(root, _META)
         if meta is not None:
             self._check_names(meta, faults)
         return rows
 
-    def _read_one_file(self, root: Path, faults: list[str]) -> dict[Split, Rows]:
+    def _read_one_file(self, root: Path, faults: list[str]) -> dict[Split, MatRows]:
         path = root / _ALL
         records = self._records(path, ("relative_im_path", "class", "test"), faults)
         if not records:
@@ -131,16 +131,16 @@ class CarsAdapter:
         is_test = records["test"].astype(np.int64) == 1
         parts: dict[Split, NDArray[np.bool_]] = {"train": ~is_test, "test": is_test}
         return {
-            split: Rows(
+            split: MatRows(
                 records["relative_im_path"][chosen].tolist(),
                 records["class"][chosen].astype(np.int64) - 1,
             )
             for split, chosen in parts.items()
         }
 
-    def _read_by_class(self, root: Path, faults: list[str]) -> dict[Split, Rows]:
+    def _read_by_class(self, root: Path, faults: list[str]) -> dict[Split, MatRows]:
         numbers = {_folder_name(name): label for label, name in enumerate(self.class_names)}
-        rows: dict[Split, Rows] = {}
+        rows: dict[Split, MatRows] = {}
         splits: tuple[Split, ...] = ("train", "test")
         for split in splits:
             paths: list[str] = []
@@ -156,7 +156,7 @@ class CarsAdapter:
             absent = sorted(numbers.keys() - set(folders))
             faults += missing_fault(absent, len(numbers), f"class folders of {split}/")
             order = np.argsort(np.array(labels, np.int64), kind="stable")
-            rows[split] = Rows([paths[i] for i in order], np.array(labels, np.int64)[order])
+            rows[split] = MatRows([paths[i] for i in order], np.array(labels, np.int64)[order])
         return rows
 
     def _records(
@@ -189,7 +189,7 @@ class CarsAdapter:
             count = 0 if names is None else len(np.atleast_1d(names))
             faults.append(f"{path.name} names {count} classes, expected {len(self.class_names)}")
 
-    def _faults(self, root: Path, rows: dict[Split, Rows]) -> list[str]:
+    def _faults(self, root: Path, rows: dict[Split, MatRows]) -> list[str]:
         faults = count_faults(self.info, {split: len(part.paths) for split, part in rows.items()})
         for split, (paths, labels) in rows.items():
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.class_names):
@@ -220,10 +220,10 @@ def _image_folder(root: Path, name: str) -> str:
 
 
 def _no_labels(root: Path) -> str:
-    unlabelled = _annotations(root, _UNLABELLED)
-    if unlabelled is None:
+    unlabeled = _annotations(root, _UNLABELED)
+    if unlabeled is None:
         return f"{_TEST} is missing: without it the test images have no labels"
-    place = unlabelled.relative_to(root)
+    place = unlabeled.relative_to(root)
     return f"{place} has no labels, as it was made for a competition; {_TEST} has them"
 
 

@@ -28,7 +28,7 @@ DIGITS = DatasetInfo(
     title="Handwritten digits, 8 x 8 pixels (embedded)",
     num_classes=10,
     counts={"train": 1438, "test": 359},
-    licence="CC BY 4.0",
+    license="CC BY 4.0",
     source="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits (test part), "
     "as scikit-learn's load_digits; train and test split: deit-transfer",
     access="embedded",

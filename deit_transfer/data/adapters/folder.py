@@ -30,7 +30,7 @@ FOLDER = DatasetInfo(
     title="Any folder of class folders",
     num_classes=None,
     counts={},
-    licence="yours",
+    license="yours",
     source="your own images",
     apply_exif=True,
     access="address",
@@ -108,7 +108,7 @@ class FolderAdapter:
 
 
 def _survey(root: Path, *, for_evaluation: bool) -> Survey:
-    """Recognise the layout and list every class folder of every split."""
+    """Recognize the layout and list every class folder of every split."""
     survey = Survey(root)
     top = list_folder(root, survey.skipped)
     named = {name: SPLIT_NAMES[name.lower()] for name in top.folders if _is_split(name)}
@@ -170,7 +170,7 @@ def _survey_classes(survey: Survey, prefix: str) -> Classes:
         if not paths:
             survey.faults.append(f"class folder {prefix}{name} holds no image")
         if name in classes:
-            survey.faults.append(f"two folders are called {prefix}{name} (spelt in other bytes)")
+            survey.faults.append(f"two folders are called {prefix}{name} (spelled in other bytes)")
         classes[name] = [f"{prefix}{folder}/{path}" for path in paths]
     return classes
 
@@ -243,9 +243,7 @@ def _skip_notes(survey: Survey) -> list[str]:
         counted = ", ".join(f"{count} {what}" for what, count in sorted(survey.skipped.items()))
         notes.append(f"skipped files: {counted}")
     if survey.nested:
-        notes.append(
-            f"labelled by the top folder: {_many(survey.nested, 'image')} from deeper ones"
-        )
+        notes.append(f"labeled by the top folder: {_many(survey.nested, 'image')} from deeper ones")
     return notes
 
 

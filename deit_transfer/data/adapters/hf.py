@@ -29,7 +29,7 @@ from deit_transfer.data.dataset import (
 )
 from deit_transfer.data.fetch.hub import fetch_parquet
 from deit_transfer.data.readers.layout_checks import ordered_names
-from deit_transfer.data.readers.parquet import Columns, Rows, find_columns, image_set, unpack
+from deit_transfer.data.readers.parquet import Columns, ParquetRows, find_columns, image_set, unpack
 from deit_transfer.data.splits import SPLIT_NAMES, settle_splits
 from deit_transfer.errors import DataError, UsageError
 
@@ -45,7 +45,7 @@ HUB = DatasetInfo(
     title="A dataset of the Hugging Face hub, or a folder of parquet files",
     num_classes=None,
     counts={},
-    licence="see its page",
+    license="see its page",
     source="https://huggingface.co/datasets",
     access="address",
 )
@@ -164,14 +164,14 @@ def read_parquet(
     found: dict[Split | None, ImageSet] = {}
     for split, part in rows.items():
         labels = numbers[split]
-        labelled = np.flatnonzero(labels >= 0)
-        if len(labelled) < len(labels):
+        labeled = np.flatnonzero(labels >= 0)
+        if len(labeled) < len(labels):
             notes.append(
-                f"{len(labels) - len(labelled):,} of {len(labels):,} images "
+                f"{len(labels) - len(labeled):,} of {len(labels):,} images "
                 f"{f'of {split} ' if split else ''}have no label and are left out"
             )
-        if len(labelled):
-            found[split] = image_set(part, labels[labelled], labelled, name=split or "row")
+        if len(labeled):
+            found[split] = image_set(part, labels[labeled], labeled, name=split or "row")
     _refuse_wrong_counts(found, len(class_names))
     if benchmark is not None:
         return _as_benchmark(found, class_names, benchmark, root, info, notes)
@@ -280,7 +280,7 @@ def _split_of(path: Path) -> Split | None:
 
 
 def _number_labels(
-    rows: dict[Split | None, Rows], columns: Columns
+    rows: dict[Split | None, ParquetRows], columns: Columns
 ) -> tuple[tuple[str, ...], dict[Split | None, NDArray[np.int64]]]:
     """Return class names and labels from 0; labels below 0 are unknown."""
     stored = {split: part.labels for split, part in rows.items()}

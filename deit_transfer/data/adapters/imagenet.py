@@ -1,7 +1,7 @@
 """Own ImageNet-1k: folders of synsets, or the original tar archives read in place.
 
 A class is a synset, named by its WordNet id and numbered in the order of these ids as text: the
-order of all published weights. A flat val/ is labelled by its devkit or its solution file, never
+order of all published weights. A flat val/ is labeled by its devkit or its solution file, never
 by guessing. The true test labels are secret; the 50,000 validation images are the test split.
 """
 
@@ -25,7 +25,7 @@ from deit_transfer.data.dataset import (
     Progress,
     Split,
 )
-from deit_transfer.data.readers.byte_ranges import Slices
+from deit_transfer.data.readers.byte_ranges import ByteRanges
 from deit_transfer.data.readers.file_listing import list_folder
 from deit_transfer.data.readers.layout_checks import (
     cannot_use,
@@ -61,7 +61,7 @@ IMAGENET = DatasetInfo(
     title="ImageNet-1k (ILSVRC 2012)",
     num_classes=1000,
     counts={"train": 1_281_167, "test": 50_000},
-    licence="non-commercial; research and education",
+    license="non-commercial; research and education",
     source="https://image-net.org/challenges/LSVRC/2012/",
     access="by hand",
 )
@@ -165,9 +165,9 @@ class ImageNetAdapter:
             )
             return _nothing()
         names = val_names(found)
-        unlabelled = [name for name in names if _stem(name) not in labels]
-        if unlabelled:
-            faults.append(f"{len(unlabelled):,} images have no label, such as {unlabelled[0]}")
+        unlabeled = [name for name in names if _stem(name) not in labels]
+        if unlabeled:
+            faults.append(f"{len(unlabeled):,} images have no label, such as {unlabeled[0]}")
             return _nothing()
         wanted = np.array([labels[_stem(name)] for name in names], np.int64)
         return val_images(root, found, names, wanted)
@@ -260,7 +260,7 @@ def from_tar(
 ) -> ImageSet:
     """Return the chosen files of an archive as images."""
     names = index.names.take(chosen)
-    source = Slices(
+    source = ByteRanges(
         files=[archive],
         file_of=np.zeros(len(chosen), np.int64),
         starts=index.starts[chosen],

@@ -131,7 +131,7 @@ class ImageNetReaLAdapter:
 
     Args:
         info: The facts, required of the files.
-        num_images: Validation images there should be, labelled or not.
+        num_images: Validation images there should be, labeled or not.
         synset_names: WordNet ids in label order; the usual 1,000 when left out.
         answers: The right labels of each validation image, by its number; timm's copy of the
             authors' real.json when left out.
@@ -218,7 +218,7 @@ _v2_info = partial(
     DatasetInfo,
     num_classes=1000,
     counts={"test": 10_000},
-    licence="MIT (labels); images from Flickr, research use",
+    license="MIT (labels); images from Flickr, research use",
     source="Recht et al. 2019; https://github.com/modestyachts/ImageNetV2",
     access="download",
     download_mb=1260,
@@ -242,7 +242,7 @@ REAL = ImageNetReaLAdapter(
         title="ImageNet-ReaL (reassessed labels)",
         num_classes=1000,
         counts={"test": 46_837},
-        licence="Apache-2.0 (labels); images as ImageNet's",
+        license="Apache-2.0 (labels); images as ImageNet's",
         source="Beyer et al. 2020; https://github.com/google-research/reassessed-imagenet",
         access="by hand",
     )

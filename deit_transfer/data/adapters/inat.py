@@ -33,7 +33,7 @@ from deit_transfer.data.readers.layout_checks import (
 from deit_transfer.errors import DataError, UsageError, did_you_mean
 
 _SITE = "https://ml-inat-competition-datasets.s3.amazonaws.com"
-_LICENCE = "non-commercial; research and education, no redistribution"
+_LICENSE = "non-commercial; research and education, no redistribution"
 _MAX_UNPACKED_BYTES = 250_000_000_000
 
 SPECIES = "species"
@@ -341,7 +341,7 @@ def _adapter(
             title=f"iNaturalist {year}",
             num_classes=num_classes,
             counts={"train": train, "test": val},
-            licence=_LICENCE,
+            license=_LICENSE,
             source=f"https://github.com/visipedia/inat_comp/tree/master/{year}",
             access="on request",
             download_mb=gb * 1000,

@@ -26,7 +26,7 @@ from deit_transfer.data.dataset import (
     Strings,
 )
 from deit_transfer.data.fetch.cache import key_of, read_arrays, write_arrays
-from deit_transfer.data.readers.byte_ranges import Slices
+from deit_transfer.data.readers.byte_ranges import ByteRanges
 from deit_transfer.data.readers.file_listing import EXTENSIONS
 from deit_transfer.data.readers.tar_index import TarIndex, index_tar
 from deit_transfer.data.splits import SPLIT_NAMES, settle_splits
@@ -43,7 +43,7 @@ SHARDS = DatasetInfo(
     title="WebDataset tar shards: wds:/data/name-{0000..0127}.tar",
     num_classes=None,
     counts={},
-    licence="yours",
+    license="yours",
     source="https://github.com/webdataset/webdataset",
     access="address",
 )
@@ -273,7 +273,7 @@ def _image_set(paths: Sequence[Path], shards: Sequence[Shard]) -> ImageSet:
             for path, shard in zip(paths, shards, strict=True)
             for key in shard.keys
         ),
-        source=Slices(
+        source=ByteRanges(
             files=paths,
             file_of=np.repeat(np.arange(len(paths)), counts),
             starts=np.concatenate([shard.starts for shard in shards]),

@@ -5,7 +5,7 @@ import random
 from timm.data.auto_augment import auto_augment_policy
 
 from deit_transfer.data.pipeline import image_ops
-from deit_transfer.data.pipeline.image_ops import Colour, Pixels
+from deit_transfer.data.pipeline.image_ops import Color, Pixels
 from deit_transfer.data.pipeline.randaugment import FULL_MAGNITUDE, ORIGINAL, Operation
 
 # AutoAugment counts bits from 4 to 8; timm/data/auto_augment.py, _posterize_original_level_to_arg
@@ -17,12 +17,12 @@ class AutoAugment:
     """Apply one of 25 sub-policies of two operations each.
 
     Args:
-        fill: Colour shown outside a moved image.
+        fill: Color shown outside a moved image.
 
     Source: Cubuk et al. 2019, arXiv 1805.09501, Table 9; read from timm, "original".
     """
 
-    def __init__(self, *, fill: Colour) -> None:
+    def __init__(self, *, fill: Color) -> None:
         self.fill = fill
         self.sub_policies = [
             [(step.name, step.prob, float(step.magnitude)) for step in sub_policy]

@@ -1,4 +1,4 @@
-"""Own what turns a batch of bytes into what the network sees: normalise, erase, mix, smooth.
+"""Own what turns a batch of bytes into what the network sees: normalize, erase, mix, smooth.
 
 Everything runs on the batch's device. Randomness comes from the global Python, NumPy and torch
 generators alone, which the engine seeds for each micro-batch; nothing here seeds or saves them.
@@ -17,7 +17,7 @@ from torch.nn import functional
 from deit_transfer.batch import Batch
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Scale bytes to the network's input, (images / 255 - mean) / std.
 
     Args:
@@ -47,7 +47,7 @@ def smooth_targets(labels: Tensor, *, num_classes: int, smoothing: float) -> Ten
     return hot * (1 - smoothing) + smoothing / num_classes
 
 
-def make_preparation(
+def make_batch_transforms(
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -59,8 +59,8 @@ def make_preparation(
     smoothing: float,
     erasing_prob: float,
     device: torch.device | str,
-) -> "Preparation":
-    """Build the training preparation.
+) -> "BatchTransforms":
+    """Build the training batch transforms.
 
     Args:
         mean: The model's three means in 0..1.
@@ -102,7 +102,7 @@ def make_preparation(
     if erasing_prob > 0:
         # One rectangle of per-pixel noise, as DeiT: main.py --reprob --remode --recount.
         erasing = RandomErasing(erasing_prob, mode="pixel", max_count=1, device=device)
-    return Preparation(
+    return BatchTransforms(
         mean=mean,
         std=std,
         num_classes=num_classes,
@@ -113,10 +113,10 @@ def make_preparation(
     )
 
 
-class Preparation:
+class BatchTransforms:
     """Turn a batch into (images (B, 3, H, W) float32, targets (B, K) float32) on the device.
 
-    In timm's order: normalise, erase (so that the noise has the images' spread), mix. Mixing
+    In timm's order: normalize, erase (so that the noise has the images' spread), mix. Mixing
     pairs image i with image B-1-i, by one draw for the whole batch. timm refuses an odd B; here
     the middle image is paired with itself, which leaves it and its target as they are, and the
     others are mixed as in an even batch. A batch of one is therefore never mixed.
@@ -145,7 +145,7 @@ class Preparation:
         """Prepare one micro-batch; the batch itself is not changed."""
         labels = batch.labels.to(self.device, non_blocking=True)  # (B,)
         images = batch.images.to(self.device, non_blocking=True)
-        images = normalise(images, self.mean, self.std)  # (B, 3, H, W)
+        images = normalize(images, self.mean, self.std)  # (B, 3, H, W)
         if self.erasing is not None:
             images = self.erasing(images)
         if self.mixing is not None:

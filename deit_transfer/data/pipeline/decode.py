@@ -1,6 +1,6 @@
 """Own the one way from an image file's bytes to RGB pixels, the same for every dataset.
 
-It never repairs: a truncated or foreign file raises, it is not shown half grey. Nothing here
+It never repairs: a truncated or foreign file raises, it is not shown half gray. Nothing here
 resizes, and no global setting of Pillow is read into or changed.
 """
 
@@ -22,7 +22,7 @@ from deit_transfer.errors import ImageError
 MAX_PIXELS = 178_956_970
 
 # What Pillow may try; a closed list because other readers (EPS, WMF) start outside programs.
-# A file is recognised by its content, never by its extension.
+# A file is recognized by its content, never by its extension.
 # TGA is left out: it has no signature, so that any damaged file may pass for one.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "DIB")
 
@@ -197,7 +197,7 @@ def _jpeg_pixels(
 ) -> NDArray[np.uint8] | None:
     """Decode a JPEG to (H, W, 3) as Pillow does, bit for bit, in five sixths of its time.
 
-    None where it is neither colour nor gray, or has anything wrong: Pillow then says what is
+    None where it is neither color nor gray, or has anything wrong: Pillow then says what is
     wrong, or reads it all the same.
     """
     if image.format not in _JPEG or image.mode not in ("RGB", "L"):

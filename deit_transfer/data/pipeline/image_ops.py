@@ -5,7 +5,7 @@ Each equals the Pillow operation that timm's policies call by the same name, to 
 Nothing here is random.
 
 Legend: H, W the image's height and width; images are (H, W, 3) uint8 RGB and are never changed
-in place; `fill` is the colour that a moved image uncovers. Operations share one signature,
+in place; `fill` is the color that a moved image uncovers. Operations share one signature,
 (image, strength, fill), so that a policy can hold them in a table.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 Pixels = NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 _LEVELS = np.arange(256)
 # PIL/ImageFilter.py, SMOOTH: the blurred end of the sharpness scale.
@@ -29,7 +29,7 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 _CUT = -0.499
 
 
-def auto_contrast(image: Pixels, _strength: float, _fill: Colour) -> Pixels:
+def auto_contrast(image: Pixels, _strength: float, _fill: Color) -> Pixels:
     """Stretch each channel to 0..255."""
 
     def table(plane: Pixels) -> Pixels | None:
@@ -42,7 +42,7 @@ def auto_contrast(image: Pixels, _strength: float, _fill: Colour) -> Pixels:
     return _by_channel(image, table)
 
 
-def equalize(image: Pixels, _strength: float, _fill: Colour) -> Pixels:
+def equalize(image: Pixels, _strength: float, _fill: Color) -> Pixels:
     """Flatten each channel's histogram, by Pillow's integer arithmetic."""
 
     def table(plane: Pixels) -> Pixels | None:
@@ -55,48 +55,48 @@ def equalize(image: Pixels, _strength: float, _fill: Colour) -> Pixels:
     return _by_channel(image, table)
 
 
-def invert(image: Pixels, _strength: float, _fill: Colour) -> Pixels:
+def invert(image: Pixels, _strength: float, _fill: Color) -> Pixels:
     """Turn each level v into 255 - v."""
     return np.invert(image)
 
 
-def posterize(image: Pixels, bits: float, _fill: Colour) -> Pixels:
+def posterize(image: Pixels, bits: float, _fill: Color) -> Pixels:
     """Keep the highest `bits` bits of each level; 0 gives black."""
     kept = max(0, min(int(bits), 8))
     return np.bitwise_and(image, np.uint8((0xFF00 >> kept) & 0xFF))
 
 
-def solarize(image: Pixels, threshold: float, _fill: Colour) -> Pixels:
+def solarize(image: Pixels, threshold: float, _fill: Color) -> Pixels:
     """Invert the levels from `threshold` upwards."""
     # OpenCV asks for more than the threshold, and the levels are whole numbers.
     _, from_threshold = cv2.threshold(image, math.ceil(threshold) - 1, 255, cv2.THRESH_BINARY)
     return cv2.bitwise_xor(image, from_threshold)
 
 
-def solarize_add(image: Pixels, amount: float, _fill: Colour) -> Pixels:
+def solarize_add(image: Pixels, amount: float, _fill: Color) -> Pixels:
     """Add `amount` to the levels below 128."""
     _, added = cv2.threshold(image, 127, int(amount), cv2.THRESH_BINARY_INV)
     return cv2.add(image, added)
 
 
-def color(image: Pixels, factor: float, _fill: Colour) -> Pixels:
+def color(image: Pixels, factor: float, _fill: Color) -> Pixels:
     """Move between gray (factor 0), the image (1) and beyond."""
     gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(gray, 1 - factor, image, factor, _CUT)
 
 
-def contrast(image: Pixels, factor: float, _fill: Colour) -> Pixels:
+def contrast(image: Pixels, factor: float, _fill: Color) -> Pixels:
     """Move between the image's mean gray (factor 0), the image (1) and beyond."""
     mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
     return _blend_table(image, float(mean), factor)
 
 
-def brightness(image: Pixels, factor: float, _fill: Colour) -> Pixels:
+def brightness(image: Pixels, factor: float, _fill: Color) -> Pixels:
     """Move between black (factor 0), the image (1) and beyond."""
     return _blend_table(image, 0.0, factor)
 
 
-def sharpness(image: Pixels, factor: float, _fill: Colour) -> Pixels:
+def sharpness(image: Pixels, factor: float, _fill: Color) -> Pixels:
     """Move between a blurred image (factor 0), the image (1) and beyond; edge pixels stay."""
     if min(image.shape[:2]) < 3:
         return image
@@ -108,12 +108,12 @@ def sharpness(image: Pixels, factor: float, _fill: Colour) -> Pixels:
     return sharper
 
 
-def rotate(image: Pixels, degrees: float, fill: Colour) -> Pixels:
-    """Rotate counter-clockwise about the centre."""
+def rotate(image: Pixels, degrees: float, fill: Color) -> Pixels:
+    """Rotate counter-clockwise about the center."""
     height, width = image.shape[:2]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # Output pixel -> source pixel, both counted from the image's centre; (W - 1) / 2 because
-    # OpenCV puts whole numbers at the centres of pixels.
+    # Output pixel -> source pixel, both counted from the image's center; (W - 1) / 2 because
+    # OpenCV puts whole numbers at the centers of pixels.
     x, y = (width - 1) / 2, (height - 1) / 2
     matrix = np.array([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
     # Pillow does not blend at the edges: covered is the pixel whose sampling point lies inside.
@@ -128,22 +128,22 @@ def rotate(image: Pixels, degrees: float, fill: Colour) -> Pixels:
     return cv2.copyTo(turned, covered, _filled(image.shape, fill))
 
 
-def shear_x(image: Pixels, factor: float, fill: Colour) -> Pixels:
+def shear_x(image: Pixels, factor: float, fill: Color) -> Pixels:
     """Shift each row by `factor` times its height in the image."""
     return _shift_rows(image, (np.arange(image.shape[0]) + 0.5) * factor, fill)
 
 
-def shear_y(image: Pixels, factor: float, fill: Colour) -> Pixels:
+def shear_y(image: Pixels, factor: float, fill: Color) -> Pixels:
     """Shift each column by `factor` times its place in the image."""
     return cv2.transpose(shear_x(cv2.transpose(image), factor, fill))
 
 
-def translate_x(image: Pixels, fraction: float, fill: Colour) -> Pixels:
+def translate_x(image: Pixels, fraction: float, fill: Color) -> Pixels:
     """Shift to the left by a fraction of the width."""
     return _shift(image, fraction * image.shape[1], fill)
 
 
-def translate_y(image: Pixels, fraction: float, fill: Colour) -> Pixels:
+def translate_y(image: Pixels, fraction: float, fill: Color) -> Pixels:
     """Shift upwards by a fraction of the height."""
     return cv2.transpose(translate_x(cv2.transpose(image), fraction, fill))
 
@@ -184,7 +184,7 @@ def _blend_table(image: Pixels, base: float, factor: float) -> Pixels:
     return cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8))
 
 
-def _shift(image: Pixels, shift: float, fill: Colour) -> Pixels:
+def _shift(image: Pixels, shift: float, fill: Color) -> Pixels:
     """Sample at x + shift with Pillow's cubic kernel."""
     width, whole = image.shape[1], math.floor(shift)
     nearest = math.floor(shift + 0.5)
@@ -201,7 +201,7 @@ def _shift(image: Pixels, shift: float, fill: Colour) -> Pixels:
     return cv2.copyMakeBorder(kept, 0, 0, first, width - last, cv2.BORDER_CONSTANT, value=fill)
 
 
-def _shift_rows(image: Pixels, shifts: NDArray[np.floating], fill: Colour) -> Pixels:
+def _shift_rows(image: Pixels, shifts: NDArray[np.floating], fill: Color) -> Pixels:
     """Sample each row y at x + shifts[y] with Pillow's cubic kernel.
 
     OpenCV's warpAffine takes three times as long for the same, and has another kernel.
@@ -222,8 +222,8 @@ def _shift_rows(image: Pixels, shifts: NDArray[np.floating], fill: Colour) -> Pi
     return cv2.copyTo(shifted, covered, _filled(image.shape, fill))
 
 
-def _filled(shape: tuple[int, ...], fill: Colour) -> Pixels:
-    """Return an image of one colour; np.full of a colour takes forty times as long."""
+def _filled(shape: tuple[int, ...], fill: Color) -> Pixels:
+    """Return an image of one color; np.full of a color takes forty times as long."""
     one = np.array([[fill]], np.uint8)
     return cv2.copyMakeBorder(one, 0, shape[0] - 1, 0, shape[1] - 1, cv2.BORDER_REPLICATE)
 

@@ -18,7 +18,7 @@ from deit_transfer.data.pipeline.decode_cache import Progress, Reader, open_read
 from deit_transfer.data.pipeline.image_ops import Pixels
 from deit_transfer.data.pipeline.samplers import Compat, MicroBatchKeys, StepPlan
 from deit_transfer.data.pipeline.transforms import EvalTransform, TrainTransform, sample_seed
-from deit_transfer.data.pipeline.workers import BadImage, Deliveries, Delivery, Stack
+from deit_transfer.data.pipeline.workers import BadImage, Stack, WorkerBatch, WorkerBatches
 from deit_transfer.errors import DataError, ImageError
 
 # A guess: so many unreadable images drawn one after the other are no accident.
@@ -26,7 +26,7 @@ _MAX_REPLACEMENTS = 16
 _MAX_LISTED = 10
 
 
-class StepBatches(NamedTuple):
+class LoadedStep(NamedTuple):
     """Hold this process's micro-batches of one optimizer step.
 
     `numbers` counts them within the step over all processes, and `global_batch_size` the step's
@@ -111,7 +111,7 @@ def train_batches(
 
 
 class TrainBatches:
-    """Yield a run's `StepBatches`; `replaced` lists the unreadable images met so far.
+    """Yield a run's `LoadedStep`; `replaced` lists the unreadable images met so far.
 
     A second iteration starts at `start_step` again.
     """
@@ -143,7 +143,7 @@ class TrainBatches:
     def __len__(self) -> int:
         return max(0, self.total_steps - self.start_step)
 
-    def __iter__(self) -> Iterator[StepBatches]:
+    def __iter__(self) -> Iterator[LoadedStep]:
         self.replaced.clear()
         # The workers read the plan ahead of this process, which therefore follows its own copy.
         keys = (
@@ -151,7 +151,7 @@ class TrainBatches:
             for step in self.plan.steps(self.start_step)
             for micro_batch in step.micro_batches
         )
-        deliveries = Deliveries(
+        deliveries = WorkerBatches(
             self._samples, keys, workers=self._workers, pin_memory=self._pin_memory
         )
         for step in self.plan.steps(self.start_step):
@@ -162,10 +162,10 @@ class TrainBatches:
                 self.replaced.extend(delivery.bad)
                 micro_batches.append(delivery.batch)
             numbers = [micro_batch.number for micro_batch in step.micro_batches]
-            yield StepBatches(micro_batches, numbers, step.global_batch_size, step.epoch, step.step)
+            yield LoadedStep(micro_batches, numbers, step.global_batch_size, step.epoch, step.step)
 
 
-class TrainSamples(Dataset[Delivery]):
+class TrainSamples(Dataset[WorkerBatch]):
     """Make the training micro-batch that keys name; runs in the workers."""
 
     def __init__(
@@ -181,7 +181,7 @@ class TrainSamples(Dataset[Delivery]):
         self.transforms = transforms
         self.seed = seed
 
-    def __getitem__(self, keys: MicroBatchKeys) -> Delivery:
+    def __getitem__(self, keys: MicroBatchKeys) -> WorkerBatch:
         transform = self.transforms[keys.resolution]
         stack = Stack(len(keys.samples))
         indices: list[int] = []
@@ -190,7 +190,7 @@ class TrainSamples(Dataset[Delivery]):
             try:
                 pixels, used = self._read(index, keys.epoch, repetition, bad)
             except DataError as error:
-                return Delivery(None, bad, error)
+                return WorkerBatch(None, bad, error)
             # What was used is what the batch names, so that its name still tells the view.
             stack.add(transform(pixels, sample_seed(self.seed, keys.epoch, used, repetition)))
             indices.append(used)
@@ -201,7 +201,7 @@ class TrainSamples(Dataset[Delivery]):
             repetitions=torch.from_numpy(keys.samples[:, 1].copy()),
             epoch=keys.epoch,
         )
-        return Delivery(batch, bad)
+        return WorkerBatch(batch, bad)
 
     def _read(
         self, index: int, epoch: int, repetition: int, bad: list[BadImage]
@@ -304,7 +304,7 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         self.bad.clear()
         workers = min(self._workers, len(self._keys))
-        for delivery in Deliveries(
+        for delivery in WorkerBatches(
             self._samples, self._keys, workers=workers, pin_memory=self._pin_memory
         ):
             assert delivery.batch is not None
@@ -314,7 +314,7 @@ class EvalBatches:
             yield delivery.batch
 
 
-class EvalSamples(Dataset[Delivery]):
+class EvalSamples(Dataset[WorkerBatch]):
     """Make the evaluation batch of some indices; runs in the workers."""
 
     def __init__(self, images: ImageSet, *, reader: Reader, transform: EvalTransform) -> None:
@@ -322,7 +322,7 @@ class EvalSamples(Dataset[Delivery]):
         self.reader = reader
         self.transform = transform
 
-    def __getitem__(self, indices: np.ndarray) -> Delivery:
+    def __getitem__(self, indices: np.ndarray) -> WorkerBatch:
         stack = Stack(len(indices))
         bad: list[BadImage] = []
         for index in indices.tolist():
@@ -338,7 +338,7 @@ class EvalSamples(Dataset[Delivery]):
             repetitions=torch.zeros(len(indices), dtype=torch.int64),
             epoch=0,
         )
-        return Delivery(batch, bad)
+        return WorkerBatch(batch, bad)
 
 
 def _unreadable(bad: list[BadImage]) -> DataError:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from deit_transfer.data.pipeline import image_ops
-from deit_transfer.data.pipeline.image_ops import Colour, Pixels
+from deit_transfer.data.pipeline.image_ops import Color, Pixels
 from deit_transfer.errors import UsageError
 
 # timm counts magnitudes in tenths of each operation's range (auto_augment.py, _LEVEL_DENOM).
@@ -82,10 +82,10 @@ class RandAugment:
 
     Args:
         policy: How many operations, how likely and how strong.
-        fill: Colour shown outside a moved image.
+        fill: Color shown outside a moved image.
     """
 
-    def __init__(self, *, policy: RandAugmentPolicy, fill: Colour) -> None:
+    def __init__(self, *, policy: RandAugmentPolicy, fill: Color) -> None:
         self.policy = policy
         self.fill = fill
         self.table = INCREASING if policy.increasing else ORIGINAL
@@ -167,7 +167,7 @@ def _solarize_add(magnitude: float, _stream: random.Random) -> float:
 class Operation(NamedTuple):
     """Pair an operation with how its strength follows from the magnitude (None: it has none)."""
 
-    function: Callable[[Pixels, float, Colour], Pixels]
+    function: Callable[[Pixels, float, Color], Pixels]
     strength: Callable[[float, random.Random], float] | None
 
 

@@ -1,7 +1,7 @@
 """Own the way from decoded pixels to a network's input size: training and evaluation views.
 
 A training view is a function of the image and one seed, nothing else: it never reads a global
-generator, so it is the same in any worker, epoch or restart. Normalising, erasing and mixing
+generator, so it is the same in any worker, epoch or restart. Normalizing, erasing and mixing
 happen later, on the device.
 
 Legend: R the resolution; images are (H, W, 3) uint8 RGB.
@@ -50,9 +50,9 @@ _MASK = (1 << 64) - 1
 def sample_seed(seed: int, epoch: int, index: int, repetition: int) -> int:
     """Mix four counts into the seed of one training view, in 0..2**64-1.
 
-    Neighbouring counts give unrelated seeds, on every machine and Python alike.
+    Neighboring counts give unrelated seeds, on every machine and Python alike.
 
-    Source: splitmix64's finaliser, https://prng.di.unimi.it/splitmix64.c
+    Source: splitmix64's finalizer, https://prng.di.unimi.it/splitmix64.c
     """
     mixed = 0
     for count in (seed, epoch, index, repetition):
@@ -81,11 +81,11 @@ def train_transform(
         scale: Range of the crop's share of the image's area, in (0, 1]; for crop "resized".
         hflip: Probability of a horizontal flip.
         policy: "randaugment", "autoaugment", "three_augment" (DeiT III: grayscale,
-            solarize or blur, then colour jitter) or "none".
+            solarize or blur, then color jitter) or "none".
         randaugment: Policy string in timm's notation; read for policy "randaugment" only.
         color_jitter: Range of brightness, contrast and saturation factors around 1; as in timm
             and DeiT it has no effect together with RandAugment.
-        mean: The model's mean (0..1), the colour that moved images uncover.
+        mean: The model's mean (0..1), the color that moved images uncover.
         crop: "resized" (a random area and aspect ratio) or "simple" (DeiT III: the shorter side
             is resized to R, R x R is cut out of the result with a reflected border).
 
@@ -113,7 +113,7 @@ def train_transform(
 
 
 def eval_transform(*, resolution: int, crop_pct: float) -> EvalTransform:
-    """Build the evaluation view: antialiased bicubic resize, then the centre R x R.
+    """Build the evaluation view: antialiased bicubic resize, then the center R x R.
 
     Args:
         resolution: Side R of the result.
@@ -126,11 +126,11 @@ def eval_transform(*, resolution: int, crop_pct: float) -> EvalTransform:
     """
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct must lie in (0, 1], not {crop_pct}")
-    return CentreTransform(resolution=resolution, shorter=math.floor(resolution / crop_pct))
+    return CenterTransform(resolution=resolution, shorter=math.floor(resolution / crop_pct))
 
 
-class CentreTransform:
-    """Resize the shorter side to `shorter` and cut the centre R x R out."""
+class CenterTransform:
+    """Resize the shorter side to `shorter` and cut the center R x R out."""
 
     def __init__(self, *, resolution: int, shorter: int) -> None:
         self.resolution = resolution
@@ -248,7 +248,7 @@ class ColorJitter:
 
 
 class ThreeAugment:
-    """Apply one of grayscale, solarize and Gaussian blur, then colour jitter (DeiT III).
+    """Apply one of grayscale, solarize and Gaussian blur, then color jitter (DeiT III).
 
     Source: https://arxiv.org/abs/2204.07118, section 3.2; facebookresearch/deit augment.py.
     """

@@ -32,7 +32,7 @@ class BadImage:
     replaced_by: int | None = None
 
 
-class Delivery(NamedTuple):
+class WorkerBatch(NamedTuple):
     """Carry a batch and the bad images met in making it, or the error that prevented it.
 
     Errors for the user travel as values: torch would wrap what a worker raises in the text of a
@@ -44,11 +44,11 @@ class Delivery(NamedTuple):
     error: DeitTransferError | None = None
 
 
-class Deliveries:
+class WorkerBatches:
     """Iterate over the deliveries for `keys`, in their order.
 
     Args:
-        samples: Turns one key into one `Delivery`; runs in the workers.
+        samples: Turns one key into one `WorkerBatch`; runs in the workers.
         keys: What to deliver; read ahead of what has been taken.
         workers: Processes; 0 works in this one.
         pin_memory: Page-lock the batches for a CUDA device.
@@ -58,17 +58,17 @@ class Deliveries:
     """
 
     def __init__(
-        self, samples: Dataset[Delivery], keys: Iterable[Any], *, workers: int, pin_memory: bool
+        self, samples: Dataset[WorkerBatch], keys: Iterable[Any], *, workers: int, pin_memory: bool
     ) -> None:
         self._workers = [_start(samples, keys, workers=workers, pin_memory=pin_memory)]
         # Letting go of torch's iterator ends its processes. This does so at exit, too: they
         # ignore the signal by which Python would end them, and it would wait for ever.
         weakref.finalize(self, self._workers.clear)
 
-    def __iter__(self) -> Iterator[Delivery]:
+    def __iter__(self) -> Iterator[WorkerBatch]:
         return self
 
-    def __next__(self) -> Delivery:
+    def __next__(self) -> WorkerBatch:
         try:
             delivery = next(self._workers[0])
         except RuntimeError as error:
@@ -84,8 +84,8 @@ class Deliveries:
 
 
 def _start(
-    samples: Dataset[Delivery], keys: Iterable[Any], *, workers: int, pin_memory: bool
-) -> Iterator[Delivery]:
+    samples: Dataset[WorkerBatch], keys: Iterable[Any], *, workers: int, pin_memory: bool
+) -> Iterator[WorkerBatch]:
     with warnings.catch_warnings():
         # Python 3.12 warns of every fork beside threads. Ours are safe: the workers start no
         # parallel work of OpenCV's or torch's, whose thread pools do not survive a fork.

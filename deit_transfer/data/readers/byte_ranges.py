@@ -18,7 +18,7 @@ from deit_transfer.data.dataset import Strings, printable
 _MOST_OPEN = 128  # files; systems allow 256 to 1024 in a process
 
 
-class Slices:
+class ByteRanges:
     """Serve byte ranges by their place.
 
     Args:

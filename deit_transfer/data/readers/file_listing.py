@@ -22,20 +22,20 @@ _HIDDEN_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 @dataclass
-class Listing:
+class FileListing:
     """Hold what one folder directly contains, names sorted."""
 
     folders: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
 
 
-def list_folder(folder: Path, skipped: Counter[str]) -> Listing:
+def list_folder(folder: Path, skipped: Counter[str]) -> FileListing:
     """List the folders and images directly in `folder`, counting in `skipped` what is neither.
 
     Raises:
         DataError: The folder cannot be listed.
     """
-    listing = Listing()
+    listing = FileListing()
     for entry in _entries(folder):
         name = entry.name
         if name.startswith(".") or name.lower() in _HIDDEN_NAMES:

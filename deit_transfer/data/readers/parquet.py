@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deit_transfer.data.dataset import ImageSet, Progress, Strings
 from deit_transfer.data.fetch.cache import key_of, user_cache
 from deit_transfer.data.fetch.download import locked
-from deit_transfer.data.readers.byte_ranges import Slices
+from deit_transfer.data.readers.byte_ranges import ByteRanges
 from deit_transfer.errors import DataError, ResourceError, UsageError
 
 _BATCH = 256  # rows in memory at a time
@@ -45,7 +45,7 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class ParquetRows:
     """Hold the unpacked rows of some files: where each image lies, and its label as stored.
 
     Shapes: starts, lengths (N,) int64; labels (N,) of whole numbers or of text.
@@ -101,7 +101,9 @@ def find_columns(files: Sequence[Path]) -> Columns:
     )
 
 
-def unpack(files: Sequence[Path], columns: Columns, *, progress: Progress | None = None) -> Rows:
+def unpack(
+    files: Sequence[Path], columns: Columns, *, progress: Progress | None = None
+) -> ParquetRows:
     """Copy the images' bytes of parquet files into one file of the cache, unless they are there.
 
     Args:
@@ -132,7 +134,7 @@ def unpack(files: Sequence[Path], columns: Columns, *, progress: Progress | None
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     with np.load(folder / _INDEX_FILE, allow_pickle=False) as index:
-        return Rows(
+        return ParquetRows(
             path=folder / _IMAGES_FILE,
             starts=index["starts"],
             lengths=index["lengths"],
@@ -141,11 +143,11 @@ def unpack(files: Sequence[Path], columns: Columns, *, progress: Progress | None
 
 
 def image_set(
-    rows: Rows, labels: NDArray[np.int64], chosen: NDArray[np.int64], *, name: str
+    rows: ParquetRows, labels: NDArray[np.int64], chosen: NDArray[np.int64], *, name: str
 ) -> ImageSet:
     """Return the chosen rows as images under `labels` (one each); ids count the rows of a split."""
     ids = Strings(f"{name}-{row:06d}" for row in chosen)
-    source = Slices(
+    source = ByteRanges(
         files=[rows.path],
         file_of=np.zeros(len(chosen), np.int64),
         starts=rows.starts[chosen],

@@ -113,7 +113,7 @@ def test_the_papers_matrix_is_symmetric_with_the_truth_first() -> None:
 
 
 def test_tables_of_many_classifiers_fit_80_columns() -> None:
-    names = [f"a_run_with_a_rather_long_name_{n}:distil" for n in range(9)]
+    names = [f"a_run_with_a_rather_long_name_{n}:distill" for n in range(9)]
     many = [classifier(name, seed=n, errors=0.3) for n, name in enumerate(names)]
     facts = {**disagreement(many, resamples=10), "dataset": "photos", "notes": ["a note"]}
     screen = io.StringIO()

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from deit_transfer.analysis import probe as probe_module
-from deit_transfer.analysis.probe import count_votes, logistic_probe, neighbour_probe
+from deit_transfer.analysis.probe import count_votes, logistic_probe, neighbor_probe
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.engine.precision import resolve_precision
 from deit_transfer.errors import CheckpointError, DataError
@@ -26,13 +26,13 @@ from deit_transfer.evaluation.features import (
     extract_features,
     named_embeddings,
 )
-from deit_transfer.evaluation.probe import Probed, probe_arm
+from deit_transfer.evaluation.probe import ProbeResult, probe_arm
 from deit_transfer.models.classifier import Classifier, build_classifier
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.pretrained import PretrainedWeights
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.report.probe import probe_table
 from deit_transfer.runs.predictions import UNDECIDED
-from deit_transfer.training.data_splits import load_inputs
+from deit_transfer.training.data_splits import load_splits
 
 CPU = torch.device("cpu")
 RECIPE = load_recipe("finetune/folder", overrides={"run.device": "cpu", "run.eval_batch_size": 5})
@@ -64,11 +64,11 @@ Drawn = tuple[np.ndarray, np.ndarray]
 
 
 def blobs(seed: int, *, per_class: int, num_classes: int = 4, spread: float = 1.5) -> Drawn:
-    """Return values (N, 12) around a centre a class, and their labels (N,)."""
-    centres = np.random.default_rng(99).normal(size=(num_classes, 12))
+    """Return values (N, 12) around a center a class, and their labels (N,)."""
+    centers = np.random.default_rng(99).normal(size=(num_classes, 12))
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(num_classes), per_class)
-    values = centres[labels] + spread * rng.normal(size=(len(labels), 12))
+    values = centers[labels] + spread * rng.normal(size=(len(labels), 12))
     return values.astype(np.float32), labels
 
 
@@ -85,11 +85,11 @@ def test_features_are_what_the_heads_read(name: str) -> None:
     with torch.no_grad():
         found, heads = embeddings(classifier, images), classifier(images)
     own = classifier.backbone.get_classifier()
-    class_head, distil_head = own if classifier.distilled else (own, None)
+    class_head, distill_head = own if classifier.distilled else (own, None)
     read = next(iter(named_embeddings(classifier).values()))[0]
     torch.testing.assert_close(class_head(found[:, read]), heads.class_logits)
-    if distil_head is not None:
-        torch.testing.assert_close(distil_head(found[:, 1]), heads.distil_logits)
+    if distill_head is not None:
+        torch.testing.assert_close(distill_head(found[:, 1]), heads.distill_logits)
 
 
 def test_the_last_blocks_are_the_class_tokens_after_them_under_the_final_norm() -> None:
@@ -132,10 +132,10 @@ def test_an_image_whose_content_changed_is_computed_again(
         update={"data": RECIPE.data.model_copy(update={"dataset": str(folder)})}
     )
     classifier = network()
-    before = extracted(classifier, load_inputs(recipe.data).test, tmp_path / "kept")
+    before = extracted(classifier, load_splits(recipe.data).test, tmp_path / "kept")
     other = folder / "train" / "owl" / "000.png"
     (folder / "test" / "cat" / "000.png").write_bytes(other.read_bytes())
-    after = extracted(classifier, load_inputs(recipe.data).test, tmp_path / "kept")
+    after = extracted(classifier, load_splits(recipe.data).test, tmp_path / "kept")
     assert after.computed == 1
     changed = (before.values != after.values).any(axis=(1, 2))
     assert changed.tolist() == [True, False, False]
@@ -155,7 +155,7 @@ def test_another_head_shares_features_and_other_weights_do_not(tmp_path: Path) -
     assert extracted(same, images, tmp_path).computed == 6
 
 
-@pytest.mark.parametrize("setting", ["crop", "precision", "colours"])
+@pytest.mark.parametrize("setting", ["crop", "precision", "colors"])
 def test_another_view_of_the_images_has_its_own_features(tmp_path: Path, setting: str) -> None:
     classifier, images = network(), pictures(6)
     extracted(classifier, images, tmp_path)
@@ -264,13 +264,13 @@ def test_two_classes_have_two_logits_and_an_absent_class_is_never_answered() -> 
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
-def test_neighbours_vote_as_those_of_scikit_learn(k: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(probe_module, "NEIGHBOURS", (k,))
+def test_neighbors_vote_as_those_of_scikit_learn(k: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(probe_module, "NEIGHBORS", (k,))
     monkeypatch.setattr(probe_module, "_ways", lambda _: ("plain",))
     train, train_labels = blobs(0, per_class=20)
     val, val_labels = blobs(1, per_class=10)
     test, _ = blobs(2, per_class=20)
-    found = neighbour_probe(**given((train, train_labels), (val, val_labels), test))
+    found = neighbor_probe(**given((train, train_labels), (val, val_labels), test))
     reference = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
     reference.fit(train, train_labels)
     assert found.val_top1 == pytest.approx(100 * reference.score(val, val_labels))
@@ -278,10 +278,10 @@ def test_neighbours_vote_as_those_of_scikit_learn(k: int, monkeypatch: Any) -> N
     np.testing.assert_allclose(found.votes, reference.predict_proba(test), atol=1e-6)
 
 
-def test_the_number_of_neighbours_is_the_one_that_validation_prefers() -> None:
+def test_the_number_of_neighbors_is_the_one_that_validation_prefers() -> None:
     train, train_labels = blobs(0, per_class=12, spread=3.0)
     val, val_labels = blobs(1, per_class=60, spread=3.0)
-    found = neighbour_probe(**given((train, train_labels), (val, val_labels), val))
+    found = neighbor_probe(**given((train, train_labels), (val, val_labels), val))
     plain = {
         k: 100
         * KNeighborsClassifier(k, metric="cosine", algorithm="brute")
@@ -304,7 +304,7 @@ def test_weighted_votes_fall_with_the_angle() -> None:
     np.testing.assert_allclose(weighted[0, 0], shares[0] / shares.sum(), rtol=1e-6)
 
 
-def probed_folder(folder: Path, tmp_path: Path, model: str, **settings: object) -> Probed:
+def probed_folder(folder: Path, tmp_path: Path, model: str, **settings: object) -> ProbeResult:
     values = {
         "data.dataset": str(folder),
         "model.name": model,
@@ -314,8 +314,8 @@ def probed_folder(folder: Path, tmp_path: Path, model: str, **settings: object) 
         **settings,
     }
     recipe = load_recipe("finetune/folder", overrides=values)
-    start = StartWeights(network(model).backbone.state_dict(), "the test", model_name=model)
-    return probe_arm(recipe, load_inputs(recipe.data), start, cache=tmp_path / "kept")
+    start = PretrainedWeights(network(model).backbone.state_dict(), "the test", model_name=model)
+    return probe_arm(recipe, load_splits(recipe.data), start, cache=tmp_path / "kept")
 
 
 def test_an_arm_answers_the_test_split_in_its_own_order(
@@ -324,18 +324,18 @@ def test_an_arm_answers_the_test_split_in_its_own_order(
     folder = image_folder("photos", train=12, test=5, size=16)
     probed = probed_folder(folder, tmp_path, "deit_micro_distilled")
     result = probed.result
-    inputs = load_inputs(
+    splits = load_splits(
         load_recipe("finetune/folder", overrides={"data.dataset": str(folder)}).data
     )
-    assert result["counts"] == inputs.counts
-    assert result["data_fingerprint"] == inputs.fingerprint
-    assert probed.predictions.ids.tolist() == list(inputs.test.ids)
+    assert result["counts"] == splits.counts
+    assert result["data_fingerprint"] == splits.fingerprint
+    assert probed.predictions.ids.tolist() == list(splits.test.ids)
     assert probed.correct.shape == (15,)
     assert 100 * probed.correct.mean() == pytest.approx(result["top1"])
     assert result["top1"] > 90  # a hue a class
     assert result["images_seen"] == 36
     names = [row["embedding"] for row in result["embeddings"]]
-    assert names == ["class", "distil", "both"]
+    assert names == ["class", "distill", "both"]
     assert [row["dimensions"] for row in result["embeddings"]] == [96, 96, 192]
     chosen = next(r for r in result["embeddings"] if r["embedding"] == result["embedding"])
     assert chosen["val_top1"] == max(row["val_top1"] for row in result["embeddings"])
@@ -384,8 +384,8 @@ def test_parts_of_the_network_that_are_random_are_named(
             "run.device": "cpu",
         },
     )
-    plain = StartWeights(network().backbone.state_dict(), "a plain network")
-    notes = probe_arm(recipe, load_inputs(recipe.data), plain, cache=tmp_path / "kept").result[
+    plain = PretrainedWeights(network().backbone.state_dict(), "a plain network")
+    notes = probe_arm(recipe, load_splits(recipe.data), plain, cache=tmp_path / "kept").result[
         "notes"
     ]
     assert any("dist_token" in note and "random" in note for note in notes)
@@ -404,7 +404,7 @@ def test_the_widest_table_of_a_distilled_network_fits_80_columns(
     console.print(probe_table({**result, "embeddings": rows}))
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    for name in ("class", "distil", "both"):
+    for name in ("class", "distill", "both"):
         cells = "1536 | 100.00 | 100.0 | 0.0032 | 100.00 | 88.8 | 200 weighted"
         found = [" ".join(line.split()) for line in lines if line.startswith(f"| {name} ")]
         assert found == [f"| {name} | {cells} |"]

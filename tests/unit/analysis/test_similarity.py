@@ -58,7 +58,7 @@ def test_kinds_of_pairs_are_those_of_loops() -> None:
         for s, d in places:
             value = similarity[r, c, s, d]
             if abs(r - s) + abs(c - d) == 1:
-                found.setdefault("neighbours", []).append(value)
+                found.setdefault("neighbors", []).append(value)
             if r == s and c != d:
                 found.setdefault("same_row", []).append(value)
             if r != s and c == d:

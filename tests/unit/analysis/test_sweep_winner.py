@@ -27,9 +27,9 @@ def newcombe(p: float, q: float, n: int) -> tuple[float, float]:
     z = 1.959963984540054
 
     def wilson(share: float) -> tuple[float, float]:
-        centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+        center = (share + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        return centre - half, centre + half
+        return center - half, center + half
 
     (l1, u1), (l2, u2) = wilson(p), wilson(q)
     return (

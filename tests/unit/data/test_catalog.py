@@ -34,13 +34,13 @@ def tree(root):
     return root
 
 
-def test_the_catalogue_is_what_lies_in_adapters():
+def test_the_catalog_is_what_lies_in_adapters():
     names = [info.name for info in catalog.list_datasets() if info.name in catalog._adapters()]
     assert {"cifar10", "cifar100", "digits", "folder"} <= set(names)
     assert names == sorted(names)
     for info in catalog.list_datasets():
         assert info.title
-        assert info.licence
+        assert info.license
         assert info.source
         assert info.access in get_args(Access)
 

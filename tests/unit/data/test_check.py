@@ -117,7 +117,7 @@ def test_classes_and_labels_are_compared(folder):
     pixels = np.arange(4, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
     images = ImageSet.from_arrays(pixels, np.array([0, 0, 2, 5]), ids=["a", "b", "c", "c"])
     info = DatasetInfo(
-        name="x", title="X", num_classes=3, counts={"train": 9}, licence="", source=""
+        name="x", title="X", num_classes=3, counts={"train": 9}, license="", source=""
     )
     dataset = Dataset(info=info, class_names=("u", "v", "w"), splits={"train": images})
     problems = " ".join(check_dataset(dataset).problems)

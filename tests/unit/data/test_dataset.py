@@ -9,7 +9,7 @@ import pytest
 from deit_transfer.data.dataset import ImageSet, LabelSets, Strings, join
 from deit_transfer.data.fetch.cache import key_of, read_arrays, write_arrays
 from deit_transfer.data.fingerprint import label_fingerprint
-from deit_transfer.data.readers.byte_ranges import Slices
+from deit_transfer.data.readers.byte_ranges import ByteRanges
 from deit_transfer.data.splits import carve_test, settle_splits
 from deit_transfer.errors import DataError
 
@@ -95,7 +95,7 @@ def test_splits_are_settled_for_training_and_for_scoring():
 def test_byte_ranges_are_read_and_short_files_are_errors(tmp_path):
     (tmp_path / "a").write_bytes(b"0123456789")
     (tmp_path / "b").write_bytes(b"abc")
-    source = Slices(
+    source = ByteRanges(
         files=[tmp_path / "a", tmp_path / "b"],
         file_of=np.array([0, 1, 0, 1]),
         starts=np.array([2, 0, 9, 1]),

@@ -133,7 +133,7 @@ def dataset(test_labels=(0, 1, 2)):
 
     return Dataset(
         info=DatasetInfo(
-            name="pets", title="", num_classes=3, counts={}, licence="", source="", apply_exif=True
+            name="pets", title="", num_classes=3, counts={}, license="", source="", apply_exif=True
         ),
         class_names=("cat", "dog", "emu"),
         splits={"train": images([2, 0, 1, 2, 0]), "test": images(list(test_labels))},

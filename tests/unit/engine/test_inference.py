@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
-from deit_transfer.batch import Batch, Heads
+from deit_transfer.batch import Batch, HeadLogits
 from deit_transfer.engine.inference import Predictions, head_scores, predict, scores
 from deit_transfer.engine.precision import resolve_precision
 
@@ -44,7 +44,7 @@ def test_classes_without_images_do_not_count() -> None:
     assert ours.top1 == 75.0
 
 
-def test_ties_do_not_favour_the_label() -> None:
+def test_ties_do_not_favor_the_label() -> None:
     same = torch.full((3, 3), 1 / 3)
     assert scores(same, torch.tensor([0, 1, 2])).top1 == pytest.approx(100 / 3)
 
@@ -69,12 +69,12 @@ def test_a_sure_error_has_a_finite_loss() -> None:
 class TwoHeads(nn.Module):
     def __init__(self, *, two: bool = True) -> None:
         super().__init__()
-        self.class_head, self.distil_head = nn.Linear(12, 5), nn.Linear(12, 5)
+        self.class_head, self.distill_head = nn.Linear(12, 5), nn.Linear(12, 5)
         self.drop, self.two = nn.Dropout(0.5), two
 
-    def forward(self, images: Tensor) -> Heads:
+    def forward(self, images: Tensor) -> HeadLogits:
         flat = self.drop(images.flatten(1))
-        return Heads(self.class_head(flat), self.distil_head(flat) if self.two else None)
+        return HeadLogits(self.class_head(flat), self.distill_head(flat) if self.two else None)
 
 
 def batches_of(images: Tensor, labels: Tensor, order: list[int], size: int) -> Iterator[Batch]:
@@ -83,7 +83,7 @@ def batches_of(images: Tensor, labels: Tensor, order: list[int], size: int) -> I
         yield Batch(images[indices], labels[indices], indices, torch.zeros_like(indices), 0)
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     return images.float() / 255 - 0.5
 
 
@@ -96,7 +96,7 @@ def split() -> tuple[Tensor, Tensor]:
 
 def run(model: nn.Module, batches: Iterator[Batch]) -> Predictions:
     precision = resolve_precision("fp32", CPU)
-    return predict(model, batches, device=CPU, precision=precision, normalise=normalise)
+    return predict(model, batches, device=CPU, precision=precision, normalize=normalize)
 
 
 def test_predict_answers_in_order_without_dropout(split: tuple[Tensor, Tensor]) -> None:
@@ -106,11 +106,11 @@ def test_predict_answers_in_order_without_dropout(split: tuple[Tensor, Tensor]) 
     predictions = run(model, batches_of(images, labels, order, 4))
     assert model.training
     with torch.no_grad():
-        expected = model.eval()(normalise(images))
+        expected = model.eval()(normalize(images))
     assert torch.equal(predictions.indices, torch.arange(11))
     assert torch.equal(predictions.labels, labels)
     torch.testing.assert_close(predictions.class_logits, expected.class_logits)
-    torch.testing.assert_close(predictions.distil_logits, expected.distil_logits)
+    torch.testing.assert_close(predictions.distill_logits, expected.distill_logits)
     assert not predictions.class_logits.requires_grad
 
 
@@ -119,10 +119,14 @@ def test_heads_are_scored_one_by_one_and_together(split: tuple[Tensor, Tensor]) 
     model = TwoHeads()
     predictions = run(model, batches_of(images, labels, list(range(11)), 11))
     named = head_scores(predictions)
-    assert list(named) == ["class", "distil", "joint"]
+    assert list(named) == ["class", "distill", "joint"]
     p_class = predictions.class_logits.softmax(1)
-    p_distil = predictions.distil_logits.softmax(1)
-    for name, summed in (("class", p_class), ("distil", p_distil), ("joint", p_class + p_distil)):
+    p_distill = predictions.distill_logits.softmax(1)
+    for name, summed in (
+        ("class", p_class),
+        ("distill", p_distill),
+        ("joint", p_class + p_distill),
+    ):
         top1 = 100 * float((summed.argmax(1) == labels).float().mean())
         assert named[name].top1 == pytest.approx(top1), name
     plain = head_scores(run(TwoHeads(two=False), batches_of(images, labels, list(range(11)), 3)))

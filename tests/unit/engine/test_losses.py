@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deit_transfer.batch import Heads
+from deit_transfer.batch import HeadLogits
 from deit_transfer.engine.losses import (
     bce_loss,
     hard_distillation_loss,
@@ -54,7 +54,7 @@ def z() -> dict[str, np.ndarray]:
     hard = one_hot(labels)
     return {
         "class": rng.normal(0, 2, (B, K)),
-        "distil": rng.normal(0, 2, (B, K)),
+        "distill": rng.normal(0, 2, (B, K)),
         "teacher": rng.normal(0, 3, (B, K)),
         "hard": hard,
         "smooth": 0.9 * hard + 0.1 / K,
@@ -86,10 +86,10 @@ def test_bce_refuses_smoothed_targets(z: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.parametrize("tau", [1.0, 3.0])
 def test_soft_distillation_is_the_kl_per_sample(z: dict[str, np.ndarray], tau: float) -> None:
-    ours = soft_distillation_loss(t(z["distil"]), t(z["teacher"]), tau=tau)
-    expected = np_kl(z["distil"], z["teacher"], tau)
+    ours = soft_distillation_loss(t(z["distill"]), t(z["teacher"]), tau=tau)
+    expected = np_kl(z["distill"], z["teacher"], tau)
     assert float(ours) == pytest.approx(expected, rel=1e-4)
-    compat = soft_distillation_loss(t(z["distil"]), t(z["teacher"]), tau=tau, compat_deit=True)
+    compat = soft_distillation_loss(t(z["distill"]), t(z["teacher"]), tau=tau, compat_deit=True)
     assert float(compat) == pytest.approx(expected / K, rel=1e-4)
 
 
@@ -112,8 +112,8 @@ def test_soft_gradient_keeps_its_size_over_tau() -> None:
 
 def test_hard_distillation_follows_the_decision(z: dict[str, np.ndarray]) -> None:
     decisions = one_hot(z["teacher"].argmax(axis=1))
-    ours = hard_distillation_loss(t(z["distil"]), t(z["teacher"]))
-    assert float(ours) == pytest.approx(np_cross_entropy(z["distil"], decisions), rel=1e-5)
+    ours = hard_distillation_loss(t(z["distill"]), t(z["teacher"]))
+    assert float(ours) == pytest.approx(np_cross_entropy(z["distill"], decisions), rel=1e-5)
 
 
 @pytest.mark.parametrize("label", ["ce", "bce"])
@@ -125,45 +125,45 @@ def test_objective_weighs_label_and_teacher(
     z: dict[str, np.ndarray], label: str, through: str, kind: str, alpha: float, tau: float
 ) -> None:
     base = {"ce": np_cross_entropy, "bce": np_bce}[label](z["class"], z["mixed"])
-    answers = z["distil" if through == "token" else "class"]
+    answers = z["distill" if through == "token" else "class"]
     if kind == "soft":
         taught = np_kl(answers, z["teacher"], tau)
     else:
         taught = np_cross_entropy(answers, one_hot(z["teacher"].argmax(axis=1)))
     objective = make_objective(kind=kind, through=through, label=label, alpha=alpha, tau=tau)
-    heads = Heads(t(z["class"]), t(z["distil"]) if through == "token" else None)
+    heads = HeadLogits(t(z["class"]), t(z["distill"]) if through == "token" else None)
     ours = objective(heads, t(z["mixed"]), t(z["teacher"]))
     assert float(ours) == pytest.approx((1 - alpha) * base + alpha * taught, rel=1e-4)
 
 
 def test_without_teacher_both_heads_learn_the_label(z: dict[str, np.ndarray]) -> None:
     on_class = np_cross_entropy(z["class"], z["smooth"])
-    on_distil = np_cross_entropy(z["distil"], z["smooth"])
-    two_heads = Heads(t(z["class"]), t(z["distil"]))
+    on_distill = np_cross_entropy(z["distill"], z["smooth"])
+    two_heads = HeadLogits(t(z["class"]), t(z["distill"]))
     for two_class_tokens in (False, True):
         objective = make_objective(kind="none", two_class_tokens=two_class_tokens)
         ours = objective(two_heads, t(z["smooth"]), None)
-        assert float(ours) == pytest.approx((on_class + on_distil) / 2, rel=1e-5)
-    plain = make_objective(kind="none")(Heads(t(z["class"]), None), t(z["smooth"]), None)
+        assert float(ours) == pytest.approx((on_class + on_distill) / 2, rel=1e-5)
+    plain = make_objective(kind="none")(HeadLogits(t(z["class"]), None), t(z["smooth"]), None)
     assert float(plain) == pytest.approx(on_class, rel=1e-5)
 
 
 def test_gradient_reaches_the_head_that_answers(z: dict[str, np.ndarray]) -> None:
-    logits = {name: t(z[name]).requires_grad_() for name in ("class", "distil", "teacher")}
-    heads = Heads(logits["class"], logits["distil"])
+    logits = {name: t(z[name]).requires_grad_() for name in ("class", "distill", "teacher")}
+    heads = HeadLogits(logits["class"], logits["distill"])
     objective = make_objective(kind="hard", through="token", alpha=1.0)
     objective(heads, t(z["hard"]), logits["teacher"]).backward()
     assert float(logits["class"].grad.abs().sum()) == 0
-    assert float(logits["distil"].grad.abs().sum()) > 0
+    assert float(logits["distill"].grad.abs().sum()) > 0
     assert logits["teacher"].grad is None
 
 
 def test_late_fusion_decides_like_the_sum_of_softmaxes(z: dict[str, np.ndarray]) -> None:
-    joint = late_fusion(Heads(t(z["class"]), t(z["distil"]))).numpy()
-    expected = np_softmax(z["class"]) + np_softmax(z["distil"])
+    joint = late_fusion(HeadLogits(t(z["class"]), t(z["distill"]))).numpy()
+    expected = np_softmax(z["class"]) + np_softmax(z["distill"])
     np.testing.assert_allclose(2 * joint, expected, rtol=1e-5)
     np.testing.assert_allclose(joint.sum(axis=1), 1, rtol=1e-5)
-    alone = late_fusion(Heads(t(z["class"]), None)).numpy()
+    alone = late_fusion(HeadLogits(t(z["class"]), None)).numpy()
     np.testing.assert_allclose(alone, np_softmax(z["class"]), rtol=1e-5)
 
 
@@ -192,7 +192,7 @@ def test_impossible_objectives_are_refused(values: dict, named: str) -> None:
 
 
 def test_heads_that_do_not_fit_are_refused(z: dict[str, np.ndarray]) -> None:
-    one, two = Heads(t(z["class"]), None), Heads(t(z["class"]), t(z["distil"]))
+    one, two = HeadLogits(t(z["class"]), None), HeadLogits(t(z["class"]), t(z["distill"]))
     targets, teacher = t(z["hard"]), t(z["teacher"])
     with pytest.raises(UsageError, match="distillation head"):
         make_objective(kind="hard", through="token")(one, targets, teacher)

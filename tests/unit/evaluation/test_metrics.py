@@ -26,15 +26,15 @@ def answered(*, unreadable: tuple[int, ...] = (), right: np.ndarray | None = Non
     rng = np.random.default_rng(3)
     labels = np.array([0, 1, 2, 3, 0, 1])
     class_logits = rng.normal(size=(6, 4)).astype(np.float32)
-    distil_logits = rng.normal(size=(6, 4)).astype(np.float32)
+    distill_logits = rng.normal(size=(6, 4)).astype(np.float32)
     class_logits[[0, 1, 2], [0, 1, 2]] += 4
     class_logits[list(unreadable)] = math.nan
-    distil_logits[list(unreadable)] = math.nan
+    distill_logits[list(unreadable)] = math.nan
     stored = StoredPredictions(
         ids=np.array([f"image-{number}" for number in range(6)]),
         labels=labels,
         class_logits=class_logits,
-        distil_logits=distil_logits,
+        distill_logits=distill_logits,
     )
     return Answered(stored=stored, right=right)
 

@@ -18,7 +18,7 @@ from deit_transfer.html_report.page_values import (
     HeadRow,
     MatrixCell,
     MatrixRow,
-    Mistake,
+    MistakePicture,
     RunPage,
     SettingRow,
     Table,
@@ -54,7 +54,7 @@ def make_run(text: str = "cat", *, wrong: bool = True) -> RunPage:
     chart = line_chart([curve], title=text, x_title=text, y_title=text)
     assert chart is not None
     cell = MatrixCell(images=3, percent=75.0, heat=0.75, right=True)
-    mistake = Mistake(text, text, "dog", 91.0, 2.0, 3.9, thumbnail(PIXELS))
+    mistake = MistakePicture(text, text, "dog", 91.0, 2.0, 3.9, thumbnail(PIXELS))
     return RunPage(
         anchor="run-1",
         title=text,
@@ -232,7 +232,7 @@ def test_light_falls_on_what_is_attended_to() -> None:
 RESULT = {
     "model": "deit_tiny_patch16_224",
     "dataset": "birds",
-    "start": "imagenet",
+    "pretrained": "imagenet",
     "top1": 87.18,
     "top1_ci95": [86.51, 87.82],
     "num_test_images": 10000,
@@ -258,7 +258,7 @@ def test_the_answer_comes_first_in_words() -> None:
 
 
 def test_both_heads_are_told_of_a_distilled_network() -> None:
-    heads = {"class": 85.0, "distil": 86.0, "joint": 87.18}
+    heads = {"class": 85.0, "distill": 86.0, "joint": 87.18}
     told = run_sentences({**RESULT, "heads": heads, "teacher_top1": 90.0}, [], [])[1]
     assert "class head alone gets 85.0%" in told
     assert "distillation head 86.0%" in told
@@ -275,13 +275,13 @@ def test_both_heads_are_told_of_a_distilled_network() -> None:
     ],
 )
 def test_what_a_run_came_from(start: str | None, expected: str) -> None:
-    assert how({"start": start}) == expected
+    assert how({"pretrained": start}) == expected
 
 
 def test_cautions_name_what_flatters_a_figure() -> None:
     result = {**RESULT, "selects_on_test": True, "counts": {"train": 90, "val": 10, "test": 5}}
     told = " ".join(run_cautions(result, train_limited=True, unreadable=2))
     assert "selected on the test images" in told
-    assert "Only 100 labelled images" in told
+    assert "Only 100 labeled images" in told
     assert "2 test images could not be read" in told
     assert run_cautions({**RESULT, "seed": None}, train_limited=False, unreadable=0) == []

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from deit_transfer.errors import CheckpointError
-from deit_transfer.models.checkpoint_adaptation import LoadReport, guess_variant, load_start
+from deit_transfer.models.checkpoint_adaptation import LoadReport, guess_variant, load_pretrained
 from deit_transfer.models.classifier import Classifier, build_classifier
 from deit_transfer.models.pos_embed import resize_grid, split_positions
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.pretrained import PretrainedWeights
 
 HEAD = ("head.weight", "head.bias")
-DISTIL_HEAD = ("head_dist.weight", "head_dist.bias")
+DISTILL_HEAD = ("head_dist.weight", "head_dist.bias")
 
 
 def build(
@@ -25,9 +25,9 @@ def build(
     return build_classifier(name=name, num_classes=classes, resolution=resolution)
 
 
-def start_from(classifier: Classifier) -> StartWeights:
+def start_from(classifier: Classifier) -> PretrainedWeights:
     state_dict = {key: value.clone() for key, value in classifier.backbone.state_dict().items()}
-    return StartWeights(state_dict, f"a {classifier.name}")
+    return PretrainedWeights(state_dict, f"a {classifier.name}")
 
 
 def actions(report: LoadReport) -> dict[str, str]:
@@ -53,7 +53,7 @@ def test_positions_from_224_to_384_are_torch_s_bicubic(name: str) -> None:
     network = build(name, classes=7, resolution=384, seed=1)
     num_tokens = network.backbone.num_prefix_tokens
 
-    report = load_start(network, start)
+    report = load_pretrained(network, start)
 
     found = network.backbone.pos_embed.detach()
     source = start.state_dict["pos_embed"]
@@ -65,7 +65,7 @@ def test_positions_from_224_to_384_are_torch_s_bicubic(name: str) -> None:
     assert "14x14 to 24x24" in details(report)["pos_embed"]
     others = Counter(action for key, action in actions(report).items() if "head" not in key)
     assert others["interpolated"] == 1
-    assert others["initialised"] == 0
+    assert others["initialized"] == 0
 
 
 def test_bicubic_keeps_the_norm_of_the_positions_that_bilinear_shrinks() -> None:
@@ -82,7 +82,7 @@ def test_positions_that_are_not_square_are_refused() -> None:
     state_dict = dict(start.state_dict)
     state_dict["pos_embed"] = torch.zeros(1, 1 + 12, 96)
     with pytest.raises(CheckpointError, match="12 patch positions do not form a square grid"):
-        load_start(build(), StartWeights(state_dict, "a start"))
+        load_pretrained(build(), PretrainedWeights(state_dict, "a start"))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_every_tensor_has_exactly_one_line(source: str, target: str, resolution:
     start = start_from(build(source, classes=9))
     network = build(target, resolution=resolution, seed=1)
 
-    report = load_start(network, start)
+    report = load_pretrained(network, start)
 
     counts = Counter(item.key for item in report.items)
     assert set(counts.values()) == {1}
@@ -109,7 +109,7 @@ def test_every_tensor_has_exactly_one_line(source: str, target: str, resolution:
     sizes = {key: value.numel() for key, value in network.backbone.state_dict().items()}
     assert all(item.size == sizes[item.key] for item in report.items if item.key in sizes)
     percents = report.percents
-    assert percents["copied"] + percents["interpolated"] + percents["initialised"] == pytest.approx(
+    assert percents["copied"] + percents["interpolated"] + percents["initialized"] == pytest.approx(
         100
     )
     assert report.coverage > 99
@@ -120,17 +120,17 @@ def test_from_plain_to_distilled_the_second_token_is_drawn() -> None:
     network = build("deit_micro_distilled", seed=1)
     drawn = {key: value.clone() for key, value in network.backbone.state_dict().items()}
 
-    report = load_start(network, start)
+    report = load_pretrained(network, start)
 
     loaded = network.backbone.state_dict()
-    for key in ("dist_token", *HEAD, *DISTIL_HEAD):
+    for key in ("dist_token", *HEAD, *DISTILL_HEAD):
         assert torch.equal(loaded[key], drawn[key]), key
-        assert actions(report)[key] == "initialised"
+        assert actions(report)[key] == "initialized"
     positions, given = loaded["pos_embed"], start.state_dict["pos_embed"]
     assert torch.equal(positions[:, 0], given[:, 0])
     assert torch.equal(positions[:, 1], drawn["pos_embed"][:, 1])
     assert torch.equal(positions[:, 2:], given[:, 1:])
-    assert "position initialised" in details(report)["pos_embed"]
+    assert "position initialized" in details(report)["pos_embed"]
     assert torch.equal(
         loaded["blocks.3.mlp.fc2.weight"], start.state_dict["blocks.3.mlp.fc2.weight"]
     )
@@ -140,13 +140,13 @@ def test_from_distilled_to_plain_the_second_token_is_dropped() -> None:
     start = start_from(build("deit_micro_distilled"))
     network = build(seed=1)
 
-    report = load_start(network, start)
+    report = load_pretrained(network, start)
 
     given = start.state_dict["pos_embed"]
     expected = torch.cat([given[:, :1], given[:, 2:]], dim=1)
     assert torch.equal(network.backbone.pos_embed, expected)
     assert "position dropped" in details(report)["pos_embed"]
-    for key in ("dist_token", *DISTIL_HEAD):
+    for key in ("dist_token", *DISTILL_HEAD):
         assert actions(report)[key] == "dropped"
         assert "distillation" in details(report)[key]
 
@@ -154,8 +154,8 @@ def test_from_distilled_to_plain_the_second_token_is_dropped() -> None:
 def test_plain_to_distilled_to_plain_is_the_same_backbone_bit_for_bit() -> None:
     start = start_from(build())
     distilled, again = build("deit_micro_distilled", seed=1), build(seed=2)
-    load_start(distilled, start)
-    load_start(again, start_from(distilled))
+    load_pretrained(distilled, start)
+    load_pretrained(again, start_from(distilled))
     for key, value in again.backbone.state_dict().items():
         if not key.startswith("head."):
             assert torch.equal(value, start.state_dict[key]), key
@@ -165,7 +165,7 @@ def test_plain_to_distilled_to_plain_is_the_same_backbone_bit_for_bit() -> None:
 def test_the_start_s_features_are_reproduced(source: str) -> None:
     given = build(source).eval()
     network = build(source, seed=1).eval()
-    load_start(network, start_from(given))
+    load_pretrained(network, start_from(given))
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(
         network.forward_tokens(images), given.forward_tokens(images), rtol=0, atol=0
@@ -178,55 +178,55 @@ class TestHeads:
         network = build(classes=5, seed=1)
         drawn = network.backbone.head.weight.clone()
 
-        report = load_start(network, start)
+        report = load_pretrained(network, start)
 
         assert torch.equal(network.backbone.head.weight, drawn)
-        assert actions(report)["head.weight"] == "initialised"
+        assert actions(report)["head.weight"] == "initialized"
         said = "new; model.keep_head keeps the start's if its 5 classes are the same"
         assert details(report)["head.weight"] == said
 
     def test_keep_head_takes_the_heads_too(self) -> None:
         start = start_from(build("deit_micro_distilled"))
         network = build("deit_micro_distilled", seed=1)
-        report = load_start(network, start, keep_head=True)
+        report = load_pretrained(network, start, keep_head=True)
         for key, value in network.backbone.state_dict().items():
             assert torch.equal(value, start.state_dict[key]), key
         assert report.percents["copied"] == 100
 
     def test_keep_head_draws_a_distillation_head_that_the_start_lacks(self) -> None:
         network = build("deit_micro_distilled", seed=1)
-        report = load_start(network, start_from(build()), keep_head=True)
+        report = load_pretrained(network, start_from(build()), keep_head=True)
         assert actions(report)["head.weight"] == "copied"
-        assert actions(report)["head_dist.weight"] == "initialised"
+        assert actions(report)["head_dist.weight"] == "initialized"
 
     def test_keep_head_with_other_classes_is_refused(self) -> None:
         network = build(classes=5, seed=1)
         before = {key: value.clone() for key, value in network.backbone.state_dict().items()}
         with pytest.raises(CheckpointError, match="1000 classes in the start, 5 here"):
-            load_start(network, start_from(build(classes=1000)), keep_head=True)
+            load_pretrained(network, start_from(build(classes=1000)), keep_head=True)
         assert all(torch.equal(v, before[k]) for k, v in network.backbone.state_dict().items())
 
     def test_a_thousand_classes_are_replaced_by_five(self) -> None:
-        report = load_start(build(classes=5), start_from(build(classes=1000)))
+        report = load_pretrained(build(classes=5), start_from(build(classes=1000)))
         assert details(report)["head.weight"] == "1000 classes in the start, 5 here"
 
     def test_a_convnet_has_its_own_head(self) -> None:
         given = build("resnet10t", classes=5, resolution=64)
         network = build("resnet10t", classes=5, resolution=64, seed=1)
-        report = load_start(network, start_from(given))
-        initialised = {key for key, action in actions(report).items() if action == "initialised"}
-        assert initialised == {"fc.weight", "fc.bias"}
+        report = load_pretrained(network, start_from(given))
+        initialized = {key for key, action in actions(report).items() if action == "initialized"}
+        assert initialized == {"fc.weight", "fc.bias"}
         assert torch.equal(network.backbone.bn1.running_var, given.backbone.bn1.running_var)
 
 
 class TestCoverage:
-    def test_another_network_is_refused_and_recognised(self) -> None:
+    def test_another_network_is_refused_and_recognized(self) -> None:
         network = build(seed=1)
         before = {key: value.clone() for key, value in network.backbone.state_dict().items()}
         start = start_from(build("deit_tiny_distilled_patch16_224"))
 
         with pytest.raises(CheckpointError, match=r"covers 0\.0% .* at least 90%") as caught:
-            load_start(network, start)
+            load_pretrained(network, start)
 
         assert "--model deit_tiny_distilled_patch16_224" in caught.value.hint
         assert all(torch.equal(v, before[k]) for k, v in network.backbone.state_dict().items())
@@ -234,29 +234,29 @@ class TestCoverage:
     def test_the_threshold_is_counted_in_backbone_parameters(self) -> None:
         given = start_from(build())
         state_dict = {k: v for k, v in given.state_dict.items() if not k.startswith("blocks.3.")}
-        start = StartWeights(state_dict, "three blocks of four")
+        start = PretrainedWeights(state_dict, "three blocks of four")
         network = build(seed=1)
         block = sum(p.numel() for p in network.backbone.blocks[3].parameters())
         backbone = sum(p.numel() for p in network.parameters()) - (96 * 5 + 5)
         expected = 100 * (1 - block / backbone)
 
         with pytest.raises(CheckpointError, match=f"covers {expected:.1f}%") as caught:
-            load_start(network, start)
+            load_pretrained(network, start)
         assert "blocks.3" in caught.value.message
-        report = load_start(network, start, min_coverage=expected / 100 - 1e-6)
+        report = load_pretrained(network, start, min_coverage=expected / 100 - 1e-6)
         assert report.coverage == pytest.approx(expected)
 
     def test_a_start_from_nothing_loads_nothing(self) -> None:
         network = build()
         before = {key: value.clone() for key, value in network.backbone.state_dict().items()}
-        report = load_start(network, StartWeights({}, "nothing"))
+        report = load_pretrained(network, PretrainedWeights({}, "nothing"))
         assert report.coverage == 0
-        assert report.percents["initialised"] == 100
+        assert report.percents["initialized"] == 100
         assert report.summary[0] == "start: nothing"
         assert not any(item.detail for item in report.items)
         assert all(torch.equal(v, before[k]) for k, v in network.backbone.state_dict().items())
 
-    def test_variants_are_recognised_by_their_shapes(self) -> None:
+    def test_variants_are_recognized_by_their_shapes(self) -> None:
         assert guess_variant(build("deit_micro_distilled").backbone.state_dict()) == (
             "deit_micro_distilled"
         )
@@ -268,7 +268,7 @@ def test_half_precision_weights_are_converted_and_said_so() -> None:
     given = start_from(build())
     half = {key: value.half() for key, value in given.state_dict.items()}
     network = build("deit_micro_distilled", resolution=40, seed=1)
-    report = load_start(network, StartWeights(half, "half"))
+    report = load_pretrained(network, PretrainedWeights(half, "half"))
     weight = network.backbone.get_parameter("norm.weight")
     assert weight.dtype == torch.float32
     assert details(report)["norm.weight"] == "converted from float16"
@@ -280,7 +280,7 @@ def test_patches_of_another_size_are_resampled() -> None:
     options = {"num_classes": 5, "img_size": 32, "embed_dim": 96, "depth": 4, "num_heads": 3}
     given = timm.create_model("deit_tiny_patch16_224", patch_size=8, **options)
     network = build(seed=1)
-    report = load_start(network, StartWeights(dict(given.state_dict()), "patches of 8"))
+    report = load_pretrained(network, PretrainedWeights(dict(given.state_dict()), "patches of 8"))
     assert actions(report)["patch_embed.proj.weight"] == "interpolated"
     assert details(report)["patch_embed.proj.weight"] == "patches of 8x8 resampled to 4x4"
     assert "4x4 to 8x8" in details(report)["pos_embed"]
@@ -288,7 +288,7 @@ def test_patches_of_another_size_are_resampled() -> None:
 
 
 def test_the_report_reads_well_and_is_json() -> None:
-    report = load_start(
+    report = load_pretrained(
         build("deit_micro_distilled", resolution=40, seed=1), start_from(build(classes=1000))
     )
     text = "\n".join(report.summary)

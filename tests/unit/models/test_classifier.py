@@ -36,27 +36,27 @@ def test_a_distilled_network_answers_with_both_heads(training: bool) -> None:
     )
     reference.load_state_dict(classifier.backbone.state_dict())
     reference.set_distilled_training(True)
-    class_logits, distil_logits = reference.train()(random_images())
+    class_logits, distill_logits = reference.train()(random_images())
 
     heads = classifier(random_images())
 
     torch.testing.assert_close(heads.class_logits, class_logits, rtol=0, atol=0)
-    torch.testing.assert_close(heads.distil_logits, distil_logits, rtol=0, atol=0)
-    assert not torch.equal(heads.class_logits, heads.distil_logits)
+    torch.testing.assert_close(heads.distill_logits, distill_logits, rtol=0, atol=0)
+    assert not torch.equal(heads.class_logits, heads.distill_logits)
 
 
 def test_a_plain_network_answers_with_its_class_head() -> None:
     classifier = build_micro().eval()
     heads = classifier(random_images())
     torch.testing.assert_close(heads.class_logits, classifier.backbone(random_images()))
-    assert heads.distil_logits is None
+    assert heads.distill_logits is None
 
 
 def test_a_convnet_answers_with_its_class_head() -> None:
     classifier = build_classifier(name="resnet10t", num_classes=4, resolution=64).eval()
     heads = classifier(random_images(resolution=64))
     assert heads.class_logits.shape == (2, 4)
-    assert heads.distil_logits is None
+    assert heads.distill_logits is None
     assert describe_parameters(classifier).heads == 512 * 4 + 4
 
 
@@ -113,7 +113,7 @@ def test_dynamic_resolution_resamples_the_positions() -> None:
     small.backbone.load_state_dict(state)
 
     images = random_images(resolution=24)
-    torch.testing.assert_close(dynamic(images).distil_logits, small(images).distil_logits)
+    torch.testing.assert_close(dynamic(images).distill_logits, small(images).distill_logits)
     dynamic.train()(images).class_logits.sum().backward()
     assert dynamic.backbone.pos_embed.grad is not None
 

@@ -24,7 +24,7 @@ from deit_transfer.models.pretrained import (
     MODEL_FILE,
     WEIGHTS_FILE,
     read_model,
-    read_start,
+    read_pretrained,
     write_model_files,
 )
 
@@ -42,7 +42,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def read(start: object) -> dict[str, torch.Tensor]:
-    return dict(read_start(str(start), model_name="deit_micro").state_dict)
+    return dict(read_pretrained(str(start), model_name="deit_micro").state_dict)
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -62,7 +62,7 @@ class TouchesAFile:
 
 class TestFiles:
     def test_none_is_an_empty_start(self) -> None:
-        start = read_start("none", model_name="deit_micro")
+        start = read_pretrained("none", model_name="deit_micro")
         assert start.is_none
         assert "random" in start.origin
 
@@ -131,7 +131,7 @@ class TestFiles:
             read(tmp_path / "w.pth")
         assert what in caught.value.message
 
-    def test_a_missing_file_is_refused_with_its_neighbours(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_refused_with_its_neighbors(self, tmp_path: Path) -> None:
         save_file(weights(), tmp_path / "right.safetensors")
         with pytest.raises(CheckpointError, match="there is nothing at") as caught:
             read(tmp_path / "wrong.safetensors")
@@ -237,10 +237,10 @@ class TestRunFolders:
             assert torch.equal(expected, logits)
         assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL_FILE, WEIGHTS_FILE]
 
-    def test_a_run_is_a_start_with_its_names_and_colours(self, tmp_path: Path) -> None:
+    def test_a_run_is_a_start_with_its_names_and_colors(self, tmp_path: Path) -> None:
         classifier = build()
         write_model_files(tmp_path, classifier, class_names=NAMES)
-        start = read_start(str(tmp_path), model_name="deit_micro_distilled")
+        start = read_pretrained(str(tmp_path), model_name="deit_micro_distilled")
         assert_same(dict(start.state_dict), classifier.backbone.state_dict())
         assert start.class_names == NAMES
         assert (start.model_name, start.mean) == ("deit_micro", classifier.mean)
@@ -280,7 +280,7 @@ class TestRunFolders:
         ("change", "fault"),
         [
             ({"num_classes": "many"}, "num_classes"),
-            ({"colour": "red"}, "colour"),
+            ({"color": "red"}, "color"),
             ({"class_names": ["cat"]}, "names 1 classes for a network of 3"),
             ({"num_classes": 2, "class_names": ["cat", "dog"]}, "does not fit"),
             ({"model": "deit_huge"}, "unknown model"),
@@ -301,7 +301,7 @@ class TestRunFolders:
         write_model_files(tmp_path, build(), class_names=NAMES)
         (tmp_path / MODEL_FILE).write_text(content)
         with pytest.raises(CheckpointError, match=MODEL_FILE):
-            read_start(str(tmp_path), model_name="deit_micro")
+            read_pretrained(str(tmp_path), model_name="deit_micro")
 
     def test_the_number_of_class_names_is_checked_when_writing(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="2 class names for 3 classes"):
@@ -340,7 +340,7 @@ class TestTimmFolders:
         config = {"label_names": list(NAMES)}
         timm.models.save_for_hf(network, tmp_path, model_config=config, safe_serialization=True)
         for name in (str(tmp_path), f"local-dir:{tmp_path}"):
-            start = read_start(name, model_name="resnet10t")
+            start = read_pretrained(name, model_name="resnet10t")
             assert_same(dict(start.state_dict), network.state_dict())
             assert start.class_names == NAMES
             assert start.model_name == "resnet10t"

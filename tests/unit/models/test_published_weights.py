@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from deit_transfer.errors import CheckpointError, UsageError
 from deit_transfer.models import published_weights
-from deit_transfer.models.pretrained import read_start
+from deit_transfer.models.pretrained import read_pretrained
 
 MODEL = "deit_tiny_patch16_224"
 REPOSITORY = "timm/deit_tiny_patch16_224.fb_in1k"
@@ -47,14 +47,16 @@ def fill_hub_cache(cache: Path, repository: str = REPOSITORY) -> Path:
 
 def test_cached_weights_are_read_without_any_network(tmp_path: Path) -> None:
     fill_hub_cache(tmp_path / "cache")
-    start = read_start("imagenet", model_name=MODEL, cache_dir=tmp_path / "cache")
+    start = read_pretrained("imagenet", model_name=MODEL, cache_dir=tmp_path / "cache")
     assert torch.equal(start.state_dict["head.weight"], TENSORS["head.weight"])
     assert REPOSITORY in start.origin
 
 
 def test_weights_of_a_hub_repository_are_read_with_their_class_names(tmp_path: Path) -> None:
     fill_hub_cache(tmp_path / "cache", "someone/their-model")
-    start = read_start("hf-hub:someone/their-model", model_name=MODEL, cache_dir=tmp_path / "cache")
+    start = read_pretrained(
+        "hf-hub:someone/their-model", model_name=MODEL, cache_dir=tmp_path / "cache"
+    )
     assert start.class_names == ("a", "b")
     assert start.model_name == "deit_x"
 
@@ -70,11 +72,11 @@ def test_the_file_of_the_original_code_is_found_in_torch_s_cache(
     name = f"deit_tiny_patch16_224-{digest}.pth"
     (checkpoints / name).write_bytes(content)
     monkeypatch.setattr(published_weights, "_torch_hub_file", lambda url: checkpoints / name)
-    assert "head.weight" in read_start("imagenet", model_name=MODEL).state_dict
+    assert "head.weight" in read_pretrained("imagenet", model_name=MODEL).state_dict
 
     (checkpoints / name).write_bytes(content + b"damaged")
     with pytest.raises(CheckpointError, match="cannot be downloaded"):
-        read_start("imagenet", model_name=MODEL)
+        read_pretrained("imagenet", model_name=MODEL)
 
 
 def test_torch_s_cache_is_looked_up_by_the_url_s_file_name(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_torch_s_cache_is_looked_up_by_the_url_s_file_name(tmp_path: Path) -> No
 def test_offline_the_error_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(CheckpointError) as caught:
-        read_start("imagenet", model_name=MODEL)
+        read_pretrained("imagenet", model_name=MODEL)
     assert time.monotonic() - began < 3
     message, hint = caught.value.message, caught.value.hint
     assert REPOSITORY in message
@@ -111,7 +113,7 @@ def test_the_offline_setting_is_respected(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(huggingface_hub, "get_session", must_not_be_asked)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
-        read_start("imagenet", model_name=MODEL)
+        read_pretrained("imagenet", model_name=MODEL)
 
 
 def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +125,7 @@ def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(published_weights, "PROBE_SECONDS", -0.9)
     began = time.monotonic()
     with pytest.raises(CheckpointError, match="did not answer"):
-        read_start("imagenet", model_name=MODEL)
+        read_pretrained("imagenet", model_name=MODEL)
     assert time.monotonic() - began < 2
 
 
@@ -150,7 +152,7 @@ def test_weights_are_downloaded_when_the_hub_answers(
     monkeypatch.setattr(huggingface_hub, "get_session", Answering)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
 
-    start = read_start("imagenet", model_name=MODEL)
+    start = read_pretrained("imagenet", model_name=MODEL)
 
     assert asked == [(REPOSITORY, "model.safetensors"), (REPOSITORY, "pytorch_model.bin")]
     assert torch.equal(start.state_dict["head.weight"], TENSORS["head.weight"])
@@ -174,7 +176,7 @@ def test_a_failed_download_is_one_sentence(
     monkeypatch.setattr(huggingface_hub, "get_session", Answering)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(CheckpointError, match=f"cannot be downloaded: {error}"):
-        read_start("imagenet", model_name=MODEL)
+        read_pretrained("imagenet", model_name=MODEL)
 
 
 def test_a_damaged_cached_file_is_refused(tmp_path: Path) -> None:
@@ -182,12 +184,12 @@ def test_a_damaged_cached_file_is_refused(tmp_path: Path) -> None:
     content = (snapshot / "model.safetensors").read_bytes()
     (snapshot / "model.safetensors").write_bytes(content[:-1])
     with pytest.raises(CheckpointError, match="damaged or incomplete"):
-        read_start("imagenet", model_name=MODEL, cache_dir=tmp_path / "cache")
+        read_pretrained("imagenet", model_name=MODEL, cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", ["deit_micro", "deit_micro_distilled"])
 def test_the_micro_networks_have_no_published_weights(name: str) -> None:
     with pytest.raises(UsageError, match="no published ImageNet weights") as caught:
-        read_start("imagenet", model_name=name)
+        read_pretrained("imagenet", model_name=name)
     assert "deit-transfer scratch" in caught.value.hint
     assert "deit_tiny_patch16_224" in caught.value.hint

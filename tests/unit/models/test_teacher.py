@@ -1,4 +1,4 @@
-"""The teacher sees the student's images through its own normalisation and resolution, frozen."""
+"""The teacher sees the student's images through its own normalization and resolution, frozen."""
 
 import numpy as np
 import pytest
@@ -20,23 +20,23 @@ def pixels(resolution: int = 32) -> torch.Tensor:
     return torch.rand(3, 3, resolution, resolution, generator=torch.Generator().manual_seed(1))
 
 
-def normalise(
+def normalize(
     images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> torch.Tensor:
     return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-def test_the_student_s_normalisation_is_replaced_by_the_teacher_s() -> None:
+def test_the_student_s_normalization_is_replaced_by_the_teacher_s() -> None:
     network = build()
     teacher = Teacher(network, student_mean=STUDENT_MEAN, student_std=STUDENT_STD)
-    own = normalise(pixels(), network.mean, network.std)
+    own = normalize(pixels(), network.mean, network.std)
 
-    as_student = normalise(pixels(), STUDENT_MEAN, STUDENT_STD)
+    as_student = normalize(pixels(), STUDENT_MEAN, STUDENT_STD)
     torch.testing.assert_close(teacher.convert(as_student), own, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(teacher(as_student), network(own).class_logits, rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_normalisation_leaves_the_images_untouched() -> None:
+def test_the_same_normalization_leaves_the_images_untouched() -> None:
     network = build()
     teacher = Teacher(network, student_mean=network.mean, student_std=network.std)
     images = pixels()
@@ -60,7 +60,7 @@ def test_a_distilled_teacher_answers_with_both_heads_together() -> None:
         exponentials = np.exp(logits.detach().numpy().astype(np.float64))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
-    expected = (softmax(heads.class_logits) + softmax(heads.distil_logits)) / 2
+    expected = (softmax(heads.class_logits) + softmax(heads.distill_logits)) / 2
     answer = teacher(pixels())
     np.testing.assert_allclose(softmax(answer), expected, rtol=1e-5)
     np.testing.assert_allclose(np.exp(answer.numpy()).sum(axis=1), 1, rtol=1e-5)

@@ -16,9 +16,9 @@ from deit_transfer.models.test_time_augmentation import (
 
 def test_five_crops_are_torchvisions() -> None:
     images = torch.rand(2, 3, 19, 19)
-    *corners, centre = five_crop(images, 16)
+    *corners, center = five_crop(images, 16)
     ours = five_crops(images, side=16)
-    assert torch.equal(ours[0], centre)
+    assert torch.equal(ours[0], center)
     assert all(torch.equal(*pair) for pair in zip(ours[1:], corners, strict=True))
 
 

@@ -40,7 +40,7 @@ def test_the_bare_teacher_name_means_the_paper_s_weights() -> None:
     assert find_variant("regnety_160").timm_name == "regnety_160.deit_in1k"
 
 
-def test_a_variant_spelt_with_its_weight_tag_is_the_variant() -> None:
+def test_a_variant_spelled_with_its_weight_tag_is_the_variant() -> None:
     assert find_variant("deit_tiny_patch16_224.fb_in1k") is VARIANTS["deit_tiny_patch16_224"]
 
 

@@ -48,7 +48,12 @@ def test_what_the_paper_did_not_score_has_no_figure(dataset: str) -> None:
 
 
 def test_a_run_has_a_figure_where_it_was_trained_as_the_papers_was() -> None:
-    pretrained = {"is_run": True, "mode": "pretrain", "trained_on": "imagenet", "start": "none"}
+    pretrained = {
+        "is_run": True,
+        "mode": "pretrain",
+        "trained_on": "imagenet",
+        "pretrained": "none",
+    }
     assert beside("imagenet-v2", TINY, **pretrained)["paper_top1"] == 60.4
     assert beside("imagenet-v2", TINY, **(pretrained | {"mode": "finetune"})) == {}
     tuned = {"is_run": True, "mode": "finetune", "trained_on": "cifar10"}

@@ -79,7 +79,11 @@ def test_every_command_is_one_that_the_program_takes(table: str) -> None:
     write_run(
         RUNS / "micro",
         "finetune/folder",
-        settings={"data.dataset": "cifar10", "model.name": "deit_micro", "model.start": "x.pth"},
+        settings={
+            "data.dataset": "cifar10",
+            "model.name": "deit_micro",
+            "model.pretrained": "x.pth",
+        },
     )
     for task in paper_table(table, runs=RUNS)["commands"]:
         for command in task["commands"]:
@@ -211,8 +215,8 @@ def write_trio() -> dict[str, object]:
         "student": random_answers(40, seed=3, distilled=True),
     }
     taught = {
-        "distil.teacher": str((RUNS / "teacher").resolve()),
-        "distil.kind": "hard",
+        "distill.teacher": str((RUNS / "teacher").resolve()),
+        "distill.kind": "hard",
         "model.name": "deit_micro_distilled",
     }
     photos = {"data.dataset": "photos", "model.resolution": 32}
@@ -221,7 +225,7 @@ def write_trio() -> dict[str, object]:
         ("plain", "scratch/folder", {"model.name": "deit_micro"}),
         ("student", "scratch/folder", taught),
     ):
-        heads = {"heads": {"class": 40.0, "distil": 41.0, "joint": 42.0}}
+        heads = {"heads": {"class": 40.0, "distill": 41.0, "joint": 42.0}}
         write_run(
             RUNS / name,
             recipe,
@@ -244,12 +248,12 @@ def test_table4_is_what_a_direct_count_gives() -> None:
         return dict(zip(answers[name].ids.tolist(), scores.argmax(1).tolist(), strict=True))
 
     student = answers["student"]
-    both = softmax(student.class_logits) + softmax(student.distil_logits)
+    both = softmax(student.class_logits) + softmax(student.distill_logits)
     decided = {
         "convnet": by_id("teacher", answers["teacher"].class_logits),
         "DeiT": by_id("plain", answers["plain"].class_logits),
         "distilled, class": by_id("student", student.class_logits),
-        "distilled, distil": by_id("student", student.distil_logits),
+        "distilled, distill": by_id("student", student.distill_logits),
         "distilled, both": by_id("student", both),
         "ground truth": {f"test/{n:04d}.png": n % 3 for n in range(40)},
     }

@@ -77,9 +77,9 @@ def test_three_faults_are_listed_at_once_with_suggestions(tmp_path: Path) -> Non
         ({"schedule": {"micro_batch_size": 128}}, "schedule.micro_batch_size"),
         ({"schedule": {"progressive": [[112, 1.0]]}}, "schedule.progressive"),
         ({"data": {"train_limit": 10, "fraction": 0.5}}, "data.fraction"),
-        ({"distil": {"kind": "hard", "through": "class"}}, "distil.teacher"),
-        ({"distil": {"teacher": "runs/x"}}, "distil.kind"),
-        ({"distil": {"kind": "hard", "teacher": "runs/x"}}, "model.name"),
+        ({"distill": {"kind": "hard", "through": "class"}}, "distill.teacher"),
+        ({"distill": {"teacher": "runs/x"}}, "distill.kind"),
+        ({"distill": {"kind": "hard", "teacher": "runs/x"}}, "model.name"),
         ({"model": {"two_class_tokens": True}}, "model.two_class_tokens"),
     ],
 )
@@ -127,7 +127,7 @@ def test_an_unknown_recipe_gets_a_suggestion() -> None:
 def test_assignments_are_read_as_toml_and_else_as_text() -> None:
     assert parse_assignment("optim.peak_lr=2e-5") == ("optim.peak_lr", 2e-5)
     assert parse_assignment("optim.ema=false") == ("optim.ema", False)
-    assert parse_assignment("distil.kind=hard") == ("distil.kind", "hard")
+    assert parse_assignment("distill.kind=hard") == ("distill.kind", "hard")
     assert parse_assignment("optim.betas=[0.9, 0.98]") == ("optim.betas", [0.9, 0.98])
     with pytest.raises(UsageError, match=r"section\.key=value"):
         parse_assignment("optim.peak_lr")

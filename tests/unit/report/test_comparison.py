@@ -135,17 +135,17 @@ def test_only_shared_seeds_are_paired():
 
 def test_every_arm_is_compared_with_scratch_and_finetune_leads():
     found = compare(
-        arm_of("finetune+distil", [160, 165]),
+        arm_of("finetune+distill", [160, 165]),
         arm_of("scratch", [100, 104]),
         arm_of("finetune", [150, 157]),
     )
     assert [(d["arm"], d["baseline"]) for d in found["differences"]] == [
         ("finetune", "scratch"),
-        ("finetune+distil", "scratch"),
+        ("finetune+distill", "scratch"),
     ]
     assert found["delta"] == found["differences"][0]["delta"] == pytest.approx(25.75)
     assert any("not adjusted" in label for label in found["labels"])
-    assert [arm["arm"] for arm in found["arms"]] == ["finetune+distil", "scratch", "finetune"]
+    assert [arm["arm"] for arm in found["arms"]] == ["finetune+distill", "scratch", "finetune"]
 
 
 def test_one_arm_alone_has_no_difference():

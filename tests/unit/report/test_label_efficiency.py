@@ -89,14 +89,14 @@ def test_the_table_has_every_size_and_says_what_labels_are_worth(comparison: dic
     )
 
 
-def test_the_figure_draws_every_arm_in_its_colour(tmp_path: Path, comparison: dict) -> None:
+def test_the_figure_draws_every_arm_in_its_color(tmp_path: Path, comparison: dict) -> None:
     efficiency_png(
         tmp_path / "e.png", comparison["label_efficiency"]["points"], title="$a$ on cifar_10"
     )
     with Image.open(tmp_path / "e.png") as figure:
         image = np.asarray(figure.convert("RGB")).astype(int)
-    for colour in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73), (0xCC, 0x79, 0xA7)):
-        assert (np.abs(image - np.array(colour)).max(-1) < 12).mean() > 0.0005
+    for color in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73), (0xCC, 0x79, 0xA7)):
+        assert (np.abs(image - np.array(color)).max(-1) < 12).mean() > 0.0005
     with pytest.raises(ValueError, match="at least one size"):
         efficiency_png(tmp_path / "none.png", [])
 
@@ -104,7 +104,7 @@ def test_the_figure_draws_every_arm_in_its_colour(tmp_path: Path, comparison: di
 def test_the_page_has_the_curves_and_their_words(comparison: dict) -> None:
     page = comparison_markdown(comparison, efficiency_figure="label-efficiency.png")
     assert "## What labels are worth" in page
-    assert "![Top-1 by labelled images](<label-efficiency.png>)" in page
+    assert "![Top-1 by labeled images](<label-efficiency.png>)" in page
     assert "| 10% | 5,000 |" in page
 
 

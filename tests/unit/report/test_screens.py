@@ -77,7 +77,7 @@ RESULT = {
     "mode": "finetune",
     "dataset": "cifar10",
     "model": LONG_NAME,
-    "start": "imagenet",
+    "pretrained": "imagenet",
     "seed": 3,
     "top1": 91.234,
     "top1_ci95": [90.66, 91.78],
@@ -85,7 +85,7 @@ RESULT = {
     "mean_per_class": 91.11,
     "loss": 0.29871,
     "num_test_images": 10_000,
-    "heads": {"class": 91.01, "distil": 91.12, "joint": 91.23},
+    "heads": {"class": 91.01, "distill": 91.12, "joint": 91.23},
     "teacher_top1": 95.44,
     "teacher_agreement": 93.21,
     "val_top1_raw": 91.5,
@@ -107,7 +107,7 @@ def comparison(
 ) -> dict:
     rng = np.random.default_rng(5)
     arms = []
-    for arm, right in zip(("scratch", "finetune", "finetune+distil"), rates, strict=False):
+    for arm, right in zip(("scratch", "finetune", "finetune+distill"), rates, strict=False):
         correct = [rng.random(1000) < right for _ in range(seeds)]
         results = [
             {
@@ -151,7 +151,7 @@ LISTINGS = {
                 "title": "Flowers: 102 kinds of flowers common in the United Kingdom",
                 "num_classes": 102,
                 "counts": {"train": 1020, "val": 1020, "test": 6149},
-                "licence": "research only",
+                "license": "research only",
                 "found": LONG_PATH,
             },
             {
@@ -159,7 +159,7 @@ LISTINGS = {
                 "title": "Any folder of class folders",
                 "num_classes": None,
                 "counts": {},
-                "licence": "",
+                "license": "",
                 "found": None,
             },
         ]
@@ -183,7 +183,7 @@ LISTINGS = {
                 "mode": "finetune",
                 "model": LONG_NAME,
                 "dataset": "cifar10",
-                "start": LONG_PATH,
+                "pretrained": LONG_PATH,
                 "seed": 4_294_967_295,
                 "top1": 100.0,
                 "state": "running",
@@ -218,7 +218,7 @@ LISTINGS = {
             "items": [
                 *((f"blocks.{i}.attn.qkv.weight", "copied", "") for i in range(150)),
                 {"key": "pos_embed", "action": "interpolated", "detail": "14x14 to 24x24"},
-                ("head.weight", "initialised", "10 classes"),
+                ("head.weight", "initialized", "10 classes"),
                 ("head_dist.weight", "dropped", "1000 classes"),
             ],
             "summary": ["99.9% of the backbone copied"],
@@ -231,7 +231,11 @@ RUN_FACTS = {
     "status": {"state": "done", "detail": "", "time": "2025-01-01T10:10:10+0000", "pid": 1},
     "result": RESULT,
     "epochs": [{"epoch": e, "epochs": 50, "loss": 1.5, "ema_top1": 50.0} for e in range(1, 51)],
-    "start": {"start": "imagenet", "origin": LONG_PATH, "items": [("pos_embed", "copied", "")]},
+    "pretrained": {
+        "pretrained": "imagenet",
+        "origin": LONG_PATH,
+        "items": [("pos_embed", "copied", "")],
+    },
     "data": {"dataset": "cifar10", "counts": {"train": 45_000}, "notes": ["a", "b"]},
     "environment": {
         "gpu": None,
@@ -303,7 +307,7 @@ def test_an_ascii_terminal_gets_ascii_even_for_names():
     assert "\\u30d5\\u30b0, \\xc4pfel" in text
 
 
-def test_no_color_leaves_no_colour(monkeypatch):
+def test_no_color_leaves_no_color(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     text = rendered(SCREENS["header"], terminal=True)
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", text)
@@ -390,7 +394,7 @@ def test_the_result_says_every_figure():
 
 def test_a_plain_result_shows_no_heads_and_nothing_unknown():
     plain = {"model": "m", "dataset": "d", "top1": 50.0, "heads": {"class": 50.0}}
-    plain |= dict.fromkeys(["seed", "weights", "epochs", "images_seen", "start", "seconds"])
+    plain |= dict.fromkeys(["seed", "weights", "epochs", "images_seen", "pretrained", "seconds"])
     text = rendered(result_table(plain))
     assert "50.00" in text
     for absent in ("head", "teacher", "paper", "selected", "None", "nan"):
@@ -489,7 +493,7 @@ def test_all_recipes_show_what_is_known_of_them():
 
 
 def test_datasets_say_how_to_come_by_them():
-    row = {"name": "n", "title": "t", "num_classes": 2, "counts": {}, "licence": "", "found": None}
+    row = {"name": "n", "title": "t", "num_classes": 2, "counts": {}, "license": "", "found": None}
     for access, said in (("embedded", "built in"), ("download", "downloads"), ("by hand", "hand")):
         assert said in rendered(dataset_table([{**row, "access": access}]))
     assert "/data/n" in rendered(dataset_table([{**row, "access": "download", "found": "/data/n"}]))
@@ -524,7 +528,7 @@ def test_a_run_is_shown_with_all_that_is_known():
     assert "10 earlier epochs" in text
     assert " 10/50" not in text
     assert "None" not in text
-    bare = run_screens({"run": "r", "status": {}, "result": {}, "epochs": [], "start": {}})
+    bare = run_screens({"run": "r", "status": {}, "result": {}, "epochs": [], "pretrained": {}})
     assert "unknown" in "".join(rendered(screen) for screen in bare)
 
 

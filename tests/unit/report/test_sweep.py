@@ -13,9 +13,9 @@ from rich.console import Console
 from deit_transfer.paper.values import paper_top1
 from deit_transfer.report.epochs_report import (
     PAPER_POINTS,
-    lengths_markdown,
-    lengths_png,
-    lengths_table,
+    epochs_markdown,
+    epochs_png,
+    epochs_table,
     paper_family,
 )
 from deit_transfer.report.sweep import setting_names, sweep_markdown, sweep_table
@@ -135,7 +135,7 @@ SCREENS = {
     "recipes": sweep_table(RECIPES),
     "many settings": sweep_table(MANY),
     "no winner": sweep_table(SWEEP | {"winner": None}),
-    "lengths": lengths_table(LENGTHS),
+    "lengths": epochs_table(LENGTHS),
 }
 
 
@@ -221,7 +221,7 @@ def test_lengths_are_told_with_intervals_and_the_papers_points() -> None:
     assert "teacher: runs/photos/teacher-resnet18-seed0, 83.2% on held-out images" in flat
     assert "reused: 4 of 12 runs" in flat
     assert cells(text)[1][:4] == ["epochs", "images", "plain", "distilled"]
-    page = lengths_markdown(LENGTHS, command="deit-transfer epochs photos", figure="f.png")
+    page = epochs_markdown(LENGTHS, command="deit-transfer epochs photos", figure="f.png")
     assert "| 120 | 1.23M | 74.0 ± 1.5 3 seeds | 76.5 ± 1.5 3 seeds |" in page
 
 
@@ -243,9 +243,9 @@ def test_the_figure_of_lengths_is_drawn(tmp_path: Path, taught: bool) -> None:
     if not taught:
         points = [{**point, "arms": point["arms"][:1]} for point in LENGTHS["points"]]
         found |= {"points": points, "dataset": "price $5_a$ and 数字"}
-    lengths_png(tmp_path / "figure.png", found)
+    epochs_png(tmp_path / "figure.png", found)
     with Image.open(tmp_path / "figure.png") as figure:
         assert figure.width > figure.height > 400
-        colours = {colour for _, colour in figure.convert("RGB").getcolors(1 << 20)}
-    assert (0xD5, 0x5E, 0x00) in colours  # plain
-    assert (0x00, 0x9E, 0x73) in colours  # distilled: ours, or the paper's alone
+        colors = {color for _, color in figure.convert("RGB").getcolors(1 << 20)}
+    assert (0xD5, 0x5E, 0x00) in colors  # plain
+    assert (0x00, 0x9E, 0x73) in colors  # distilled: ours, or the paper's alone

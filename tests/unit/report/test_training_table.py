@@ -13,7 +13,7 @@ RECORD = {
     "lr": 6.25e-5,
     "val_top1": 81.234,
     "ema_top1": 79.5,
-    "heads": {"class": 80.1, "distil": 80.9, "joint": 81.234},
+    "heads": {"class": 80.1, "distill": 80.9, "joint": 81.234},
     "teacher_agreement": 91.02,
     "images_per_second": 364.6,
     "data_wait_percent": 2.6,
@@ -61,7 +61,7 @@ def test_every_row_is_as_wide_as_the_header_and_fits(record, distilled):
         (False, False, False, []),
         (False, True, False, ["EMA"]),
         (False, False, True, ["agree"]),
-        (True, True, False, ["class", "distil", "agree", "EMA"]),
+        (True, True, False, ["class", "distill", "agree", "EMA"]),
     ],
 )
 def test_columns_follow_what_the_run_has(distilled, ema, taught, more):

@@ -79,7 +79,7 @@ def test_the_start_is_known_by_its_weights(tmp_path: Path) -> None:
     weights.write_bytes(b"abc")
 
     def digest(name: str, start: str) -> str | None:
-        settings = PHOTOS | {"model.start": start}
+        settings = PHOTOS | {"model.pretrained": start}
         run = write_run(tmp_path / name, "finetune/folder", settings=settings, answers=answers)
         facts = compare_runs(run, run)
         return next(x["a"] for x in facts["circumstances"] if x["fact"] == "start_digest")

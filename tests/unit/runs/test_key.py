@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from deit_transfer.models.pretrained import StartWeights
+from deit_transfer.models.pretrained import PretrainedWeights
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.key import DEFAULTS_VERSION, run_key
 
-NOTHING = StartWeights({}, "nothing")
+NOTHING = PretrainedWeights({}, "nothing")
 # The defaults of version 1. A setting that is new is added here; one whose default changes
 # raises DEFAULTS_VERSION, since runs of before were made with the other.
 DEFAULTS = json.loads("""
@@ -37,7 +37,7 @@ DEFAULTS = json.loads("""
  },
  "model": {
   "name": "deit_small_patch16_224",
-  "start": "none",
+  "pretrained": "none",
   "resolution": null,
   "drop_path": 0.1,
   "patch_drop": 0.0,
@@ -90,7 +90,7 @@ DEFAULTS = json.loads("""
   "micro_batch_size": null,
   "progressive": []
  },
- "distil": {
+ "distill": {
   "teacher": null,
   "kind": "none",
   "through": "token",
@@ -150,8 +150,8 @@ def test_where_it_is_computed_does_not(change: dict[str, Any]) -> None:
 
 def test_data_and_start_change_it() -> None:
     recipe = load_recipe("scratch/digits")
-    start = StartWeights({"head.weight": torch.zeros(2)}, "somewhere")
-    other = StartWeights({"head.weight": torch.ones(2)}, "somewhere")
+    start = PretrainedWeights({"head.weight": torch.zeros(2)}, "somewhere")
+    other = PretrainedWeights({"head.weight": torch.ones(2)}, "somewhere")
     keys = {
         run_key(recipe, data, weights) for data in ("a", "b") for weights in (NOTHING, start, other)
     }

@@ -26,7 +26,7 @@ def answers(names: str, *, distilled: bool = False) -> StoredPredictions:
         ids=np.array(list(names)),
         labels=codes % 3,
         class_logits=logits,
-        distil_logits=logits + 1 if distilled else None,
+        distill_logits=logits + 1 if distilled else None,
         contents=codes.astype(np.uint64),
     )
 
@@ -37,7 +37,7 @@ def test_what_is_written_is_read(tmp_path: Path, distilled: bool) -> None:
     write_predictions(tmp_path / "p.npz", written)
     read = read_predictions(tmp_path / "p.npz")
     assert read.heads == written.heads
-    for name in ("ids", "labels", "class_logits", "distil_logits", "contents"):
+    for name in ("ids", "labels", "class_logits", "distill_logits", "contents"):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
 
 

@@ -1,4 +1,4 @@
-"""Normalising, erasing, mixing and smoothing on the device, against plainer writings and timm."""
+"""Normalizing, erasing, mixing and smoothing on the device, against plainer writings and timm."""
 
 import random
 
@@ -7,10 +7,14 @@ import pytest
 import torch
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
-from torchvision.transforms.functional import normalize, to_tensor
+from torchvision.transforms import functional as torchvision
 
 from deit_transfer.batch import Batch
-from deit_transfer.data.pipeline.batch_transforms import make_preparation, normalise, smooth_targets
+from deit_transfer.data.pipeline.batch_transforms import (
+    make_batch_transforms,
+    normalize,
+    smooth_targets,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 K = 5
@@ -46,23 +50,26 @@ def build(**changes):
         "erasing_prob": 0.0,
         "device": "cpu",
     }
-    return make_preparation(**(arguments | changes))
+    return make_batch_transforms(**(arguments | changes))
 
 
-def test_normalise_equals_torchvisions():
+def test_normalize_equals_torchvisions():
     images = batch_of(3).images
     expected = torch.stack(
-        [normalize(to_tensor(image.permute(1, 2, 0).numpy()), MEAN, STD) for image in images]
+        [
+            torchvision.normalize(torchvision.to_tensor(image.permute(1, 2, 0).numpy()), MEAN, STD)
+            for image in images
+        ]
     )
-    torch.testing.assert_close(normalise(images, MEAN, STD), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(normalize(images, MEAN, STD), expected, rtol=1e-5, atol=1e-5)
     assert images.dtype == torch.uint8
 
 
-def test_normalise_works_in_and_out_of_inference_mode():
+def test_normalize_works_in_and_out_of_inference_mode():
     images = batch_of(2).images
     with torch.inference_mode():
-        first = normalise(images, (0.1, 0.2, 0.3), STD).clone()
-    later = normalise(images, (0.1, 0.2, 0.3), STD)
+        first = normalize(images, (0.1, 0.2, 0.3), STD).clone()
+    later = normalize(images, (0.1, 0.2, 0.3), STD)
     weight = torch.ones(3, requires_grad=True)
     (later * weight.view(1, 3, 1, 1)).sum().backward()  # needs `later` for the gradient
     torch.testing.assert_close(weight.grad, first.sum(dim=(0, 2, 3)))
@@ -74,7 +81,7 @@ def test_targets_without_mixing_are_smoothed_one_hot(smoothing):
     expected = np.full((7, K), smoothing / K)
     expected[np.arange(7), np.arange(7) % K] += 1 - smoothing
     np.testing.assert_allclose(targets.numpy(), expected, rtol=1e-6)
-    torch.testing.assert_close(images, normalise(batch_of(7).images, MEAN, STD))
+    torch.testing.assert_close(images, normalize(batch_of(7).images, MEAN, STD))
     torch.testing.assert_close(
         targets, smooth_targets(torch.arange(7) % K, num_classes=K, smoothing=smoothing)
     )
@@ -89,7 +96,7 @@ def test_an_even_batch_is_mixed_as_by_timm(mixup, cutmix):
         seed_all(seed)
         images, targets = prepare(batch)
         seed_all(seed)
-        expected = timms(normalise(batch.images, MEAN, STD), batch.labels)
+        expected = timms(normalize(batch.images, MEAN, STD), batch.labels)
         torch.testing.assert_close(images, expected[0], rtol=0, atol=0)
         torch.testing.assert_close(targets, expected[1], rtol=0, atol=0)
 
@@ -99,7 +106,7 @@ def test_an_even_batch_is_mixed_as_by_timm(mixup, cutmix):
 def test_an_odd_batch_is_mixed_with_its_middle_image_left_alone(size, mixup, cutmix):
     prepare = build(mixup=mixup, cutmix=cutmix, smoothing=0.1)
     batch, middle, changed = batch_of(size), size // 2, False
-    plain = normalise(batch.images, MEAN, STD)
+    plain = normalize(batch.images, MEAN, STD)
     own = smooth_targets(batch.labels, num_classes=K, smoothing=0.1)
     for seed in range(6):
         seed_all(seed)
@@ -122,7 +129,7 @@ def test_an_odd_batch_is_mixed_with_its_middle_image_left_alone(size, mixup, cut
 
 def test_mixing_happens_with_its_probability():
     batch = batch_of(4)
-    plain = normalise(batch.images, MEAN, STD)
+    plain = normalize(batch.images, MEAN, STD)
     prepare = build(mixup=0.8, mixup_prob=0.3)
     seed_all(0)
     mixed = sum(not torch.equal(prepare(batch)[0], plain) for _ in range(400))
@@ -131,18 +138,18 @@ def test_mixing_happens_with_its_probability():
     assert torch.equal(never(batch)[0], plain)
 
 
-def test_erasing_equals_timms_after_normalising():
+def test_erasing_equals_timms_after_normalizing():
     batch = batch_of(16)
     seed_all(3)
     images, _ = build(erasing_prob=0.5)(batch)
     seed_all(3)
     theirs = RandomErasing(0.5, mode="pixel", max_count=1, device="cpu")
-    torch.testing.assert_close(images, theirs(normalise(batch.images, MEAN, STD)), rtol=0, atol=0)
+    torch.testing.assert_close(images, theirs(normalize(batch.images, MEAN, STD)), rtol=0, atol=0)
 
 
 def test_erasing_puts_standard_normal_noise_into_a_quarter_of_the_images():
     batch = batch_of(2000, side=12)
-    plain = normalise(batch.images, MEAN, STD)
+    plain = normalize(batch.images, MEAN, STD)
     seed_all(0)
     images, targets = build(erasing_prob=0.25)(batch)
     changed = images != plain

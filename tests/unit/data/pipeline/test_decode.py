@@ -107,7 +107,7 @@ def test_gray_alpha_is_composited_on_white():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_transparent_palette_colour_becomes_white(kind):
+def test_transparent_palette_color_becomes_white(kind):
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
@@ -127,7 +127,7 @@ def test_lab_tiff_is_accepted():
 
 
 def test_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (3, 2), color) for color in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     found = decode_image(data, apply_exif=False)
     assert tuple(found.pixels[0, 0]) == (255, 0, 0)

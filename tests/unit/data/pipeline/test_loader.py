@@ -19,7 +19,7 @@ from deit_transfer.data.dataset import ImageSet
 from deit_transfer.data.pipeline.decode_cache import DecodedImages, DirectReader, open_reader
 from deit_transfer.data.pipeline.loader import eval_batches, train_batches
 from deit_transfer.data.pipeline.transforms import eval_transform, sample_seed, train_transform
-from deit_transfer.data.pipeline.workers import Deliveries, Delivery, Stack
+from deit_transfer.data.pipeline.workers import Stack, WorkerBatch, WorkerBatches
 from deit_transfer.errors import DataError, ImageError, ResourceError
 
 N = 22
@@ -404,12 +404,12 @@ class Dying:
 
     def __getitem__(self, _key):
         os.kill(os.getpid(), signal.SIGKILL)
-        return Delivery(None, [])
+        return WorkerBatch(None, [])
 
 
 def test_a_killed_worker_is_told_with_advice():
     with pytest.raises(ResourceError, match="killed") as error:
-        next(Deliveries(Dying(), [0], workers=1, pin_memory=False))
+        next(WorkerBatches(Dying(), [0], workers=1, pin_memory=False))
     assert "--workers" in error.value.hint
 
 

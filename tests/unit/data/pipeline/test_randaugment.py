@@ -27,7 +27,7 @@ def noise(height, width):
 
 
 def photo(height, width):
-    """Smooth as an enlarged photo: neighbouring pixels differ by a few levels."""
+    """Smooth as an enlarged photo: neighboring pixels differ by a few levels."""
     small = Image.fromarray(noise(height // 12, width // 12))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 

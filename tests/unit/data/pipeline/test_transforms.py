@@ -219,11 +219,11 @@ def test_simple_crop_is_a_window_of_the_padded_resized_image():
 # --- policies -------------------------------------------------------------------------------
 
 
-def test_randaugment_uncovers_the_mean_colour():
+def test_randaugment_uncovers_the_mean_color():
     view = build(randaugment="rand-m10-n3-p1-inc1", resolution=48)
     black = np.zeros((48, 48, 3), np.uint8)
-    colours = {tuple(pixel) for seed in range(40) for pixel in view(black, seed).reshape(-1, 3)}
-    assert (124, 116, 104) in colours
+    colors = {tuple(pixel) for seed in range(40) for pixel in view(black, seed).reshape(-1, 3)}
+    assert (124, 116, 104) in colors
 
 
 def test_color_jitter_equals_torchvisions_given_its_draws():
