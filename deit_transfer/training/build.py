@@ -22,7 +22,7 @@ from deit_transfer.data.pipeline.loader import (
     eval_batches,
     train_batches,
 )
-from deit_transfer.data.pipeline.samplers import Compat, epoch_views
+from deit_transfer.data.pipeline.samplers import Compat, StepPlan, epoch_views
 from deit_transfer.data.pipeline.transforms import EvalTransform, eval_transform, train_transform
 from deit_transfer.engine.distributed import World, batch_norm_statistics
 from deit_transfer.engine.ema import Ema, decay_for
@@ -187,24 +187,27 @@ def batches(
 
     `progress` is called while the images are decoded beforehand, and may raise to stop.
     """
-    return train_batches(
-        splits.train,
-        transform_for=partial(_training_transform, recipe, classifier.mean),
-        resolution_for_epoch=partial(
-            _resolution_for_epoch, recipe, plan.epochs, classifier.resolution
-        ),
+    steps = StepPlan(
+        num_images=len(splits.train),
         seed=augment_seed(recipe),
         batch_size=recipe.schedule.batch_size,
         micro_batch_size=micro_batch_size(recipe, world),
         epochs=plan.epochs,
-        start_step=start_step,
+        resolution_for_epoch=partial(
+            _resolution_for_epoch, recipe, plan.epochs, classifier.resolution
+        ),
         repeats=recipe.augment.repeats,
+        compat=_compat(recipe),
         rank=world.rank,
         world_size=world.size,
+    )
+    return train_batches(
+        splits.train,
+        steps,
+        transform_for=partial(_training_transform, recipe, classifier.mean),
+        start_step=start_step,
         workers=num_workers(recipe, world),
         decode_cache_mb=recipe.data.decode_cache_mb,
-        compat=_compat(recipe),
-        drop_last=recipe.compat == "deit",
         pin_memory=_on_gpu(classifier),
         progress=progress,
     )

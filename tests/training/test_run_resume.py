@@ -200,7 +200,7 @@ def test_a_signalled_run_saves_says_how_to_go_on_and_does(
 @pytest.mark.parametrize(
     "moment",
     [
-        "deit_transfer.training.train:load_inputs",
+        "deit_transfer.training.train:load_splits",
         "deit_transfer.training.setup:images_per_second",
         f"{DECODE}:_decode_all",
     ],

@@ -16,7 +16,7 @@ from deit_transfer.batch import Batch
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.data.pipeline.decode_cache import Progress, Reader, open_reader
 from deit_transfer.data.pipeline.image_ops import Pixels
-from deit_transfer.data.pipeline.samplers import Compat, MicroBatchKeys, StepPlan
+from deit_transfer.data.pipeline.samplers import MicroBatchKeys, StepPlan
 from deit_transfer.data.pipeline.transforms import EvalTransform, TrainTransform, sample_seed
 from deit_transfer.data.pipeline.workers import BadImage, Stack, WorkerBatch, WorkerBatches
 from deit_transfer.errors import DataError, ImageError
@@ -42,21 +42,12 @@ class LoadedStep(NamedTuple):
 
 def train_batches(
     images: ImageSet,
+    plan: StepPlan,
     *,
     transform_for: Callable[[int], TrainTransform],
-    seed: int,
-    batch_size: int,
-    micro_batch_size: int,
-    epochs: int,
-    resolution_for_epoch: Callable[[int], int],
     start_step: int = 0,
-    repeats: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
     workers: int = 0,
     decode_cache_mb: int = 0,
-    compat: Compat = "",
-    drop_last: bool = False,
     pin_memory: bool = False,
     progress: Progress | None = None,
 ) -> "TrainBatches":
@@ -64,46 +55,21 @@ def train_batches(
 
     Args:
         images: The training split.
-        transform_for: Gives the training view for a resolution.
-        seed: The run's seed; order and augmentation follow from it.
-        batch_size: Images per step, over all processes.
-        micro_batch_size: Images per forward pass.
-        epochs: Epochs of the whole run, from its beginning.
-        resolution_for_epoch: The images' side in each epoch.
+        plan: Which images make up each step; the augmentation follows from its seed too.
+        transform_for: Returns the training transform for a resolution.
         start_step: Steps done before.
-        repeats: Views of each image drawn in an epoch; see `epoch_order`.
-        rank: This process, from 0.
-        world_size: Processes.
-        workers: Loader processes; 0 loads in this one, to the same bytes.
+        workers: DataLoader workers; 0 loads in this process, to the same bytes.
         decode_cache_mb: Memory for a split decoded beforehand; see `open_reader`.
-        compat: "deit" for the epochs of the paper's code; see `StepPlan`.
-        drop_last: Leave an epoch's last incomplete batch out.
         pin_memory: Page-lock batches for a CUDA device; torch warns where there is none.
         progress: Called while the split is decoded beforehand; may raise to stop.
-
-    Raises:
-        UsageError: The split and the batch size make no step; see `StepPlan`.
     """
-    plan = StepPlan(
-        seed=seed,
-        num_images=len(images),
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        epochs=epochs,
-        resolution_for_epoch=resolution_for_epoch,
-        repeats=repeats,
-        compat=compat,
-        drop_last=drop_last,
-        rank=rank,
-        world_size=world_size,
-    )
     # Built here, once, and not in each worker.
-    resolutions = sorted({resolution_for_epoch(epoch) for epoch in range(epochs)})
+    resolutions = sorted({plan.resolution_for_epoch(epoch) for epoch in range(plan.epochs)})
     samples = TrainSamples(
         images,
         reader=open_reader(images, decode_cache_mb=decode_cache_mb, progress=progress),
         transforms={resolution: transform_for(resolution) for resolution in resolutions},
-        seed=seed,
+        seed=plan.seed,
     )
     return TrainBatches(
         plan=plan, samples=samples, start_step=start_step, workers=workers, pin_memory=pin_memory

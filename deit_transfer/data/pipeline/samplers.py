@@ -138,7 +138,6 @@ class StepPlan:
         resolution_for_epoch: The images' side in each epoch.
         repeats: Views of each image drawn; see `epoch_order`.
         compat: "deit" cuts epochs as the paper's code, which drops incomplete batches as well.
-        drop_last: Leave an epoch's last incomplete batch out.
         rank: This process, from 0.
         world_size: Processes.
 
@@ -157,7 +156,6 @@ class StepPlan:
         resolution_for_epoch: Callable[[int], int],
         repeats: int = 1,
         compat: Compat = "",
-        drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -181,7 +179,7 @@ class StepPlan:
             repeats=repeats,
             compat=compat,
             batch_size=batch_size,
-            drop_last=drop_last or compat == "deit",
+            drop_last=compat == "deit",
         )
         self.steps_per_epoch = -(-self.views.views // batch_size)
         self.total_steps = self.steps_per_epoch * epochs

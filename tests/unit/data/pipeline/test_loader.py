@@ -1,6 +1,7 @@
 """Batches: the same bytes at any number of workers and after any resume, and bad images told."""
 
 import gc
+import inspect
 import io
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from PIL import Image
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.data.pipeline.decode_cache import DecodedImages, DirectReader, open_reader
 from deit_transfer.data.pipeline.loader import eval_batches, train_batches
+from deit_transfer.data.pipeline.samplers import StepPlan
 from deit_transfer.data.pipeline.transforms import eval_transform, sample_seed, train_transform
 from deit_transfer.data.pipeline.workers import Stack, WorkerBatch, WorkerBatches
 from deit_transfer.errors import DataError, ImageError, ResourceError
@@ -60,15 +62,18 @@ def transform_for(resolution):
 
 
 def batches_of(images, **changes):
-    arguments = {
-        "transform_for": transform_for,
+    planned = {
         "seed": 1,
         "batch_size": 8,
         "micro_batch_size": 3,
         "epochs": 2,
         "resolution_for_epoch": lambda epoch: 16 + 8 * epoch,
     }
-    return train_batches(images, **(arguments | changes))
+    loading = {"transform_for": transform_for}
+    for name, value in changes.items():
+        planned_for = name in inspect.signature(StepPlan).parameters
+        (planned if planned_for else loading)[name] = value
+    return train_batches(images, StepPlan(num_images=len(images), **planned), **loading)
 
 
 def content(steps):
@@ -415,13 +420,13 @@ def test_a_killed_worker_is_told_with_advice():
 
 LEFT_RUNNING = """
 import numpy as np
-from deit_transfer.data.pipeline.workers import Deliveries, Delivery
+from deit_transfer.data.pipeline.workers import WorkerBatch, WorkerBatches
 
 class Samples:
     def __getitem__(self, key):
-        return Delivery(None, [])
+        return WorkerBatch(None, [])
 
-deliveries = Deliveries(Samples(), iter(range(10**6)), workers=1, pin_memory=False)
+deliveries = WorkerBatches(Samples(), iter(range(10**6)), workers=1, pin_memory=False)
 next(deliveries)
 raise SystemExit(5)  # with the workers still at it
 """
