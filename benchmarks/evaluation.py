@@ -16,7 +16,7 @@ from machine import Work, time_against_timm, wait_for
 from deit_transfer.batch import Batch
 from deit_transfer.data.pipeline.batch_transforms import normalize
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
-from deit_transfer.engine.inference import predict
+from deit_transfer.engine.inference import predict_batches
 from deit_transfer.engine.precision import resolve_device, resolve_precision
 from deit_transfer.models.classifier import build_classifier, choose_attention
 
@@ -70,7 +70,7 @@ def our_scoring(*, name: str, batch_size: int, resolution: int, device_name: str
     ]
 
     def work() -> None:
-        predict(
+        predict_batches(
             classifier,
             batches,
             device=device,

@@ -24,6 +24,7 @@ from deit_transfer.engine.loop import train_steps
 from deit_transfer.engine.losses import make_objective
 from deit_transfer.engine.optimizer import make_optimizer
 from deit_transfer.engine.precision import resolve_device, resolve_precision
+from deit_transfer.engine.state import TrainState
 from deit_transfer.models.classifier import build_classifier, choose_attention
 from deit_transfer.models.compile import compile_network
 
@@ -94,19 +95,21 @@ def our_step(
                 micro_batches=[batch], numbers=[0], global_batch_size=batch_size, epoch=0, step=step
             )
 
-    reports = train_steps(
+    state = TrainState(
         model=classifier,
-        batches=endless(),
-        prepare=lambda _batch: (images, targets),
-        objective=make_objective(kind="none"),
         optimizer=make_optimizer(
             classifier.backbone, name="adamw", peak_lr=1e-4, weight_decay=0.05
         ),
+        objective=make_objective(kind="none"),
+        batch_transforms=lambda _batch: (images, targets),
         lr_at=lambda _step: 1e-4,
         precision=precision,
         device=device,
         seed=0,
+        augment_seed=0,
+        scaler=precision.make_scaler(),
     )
+    reports = train_steps(state, endless())
 
     def step() -> None:
         next(reports)

@@ -15,7 +15,7 @@ class Strike:
     as SIGTERM is, the function goes on.
 
     Args:
-        target: Such as "deit_transfer.training.trainer:Session.after_step".
+        target: Such as "deit_transfer.training.trainer:Trainer.after_step".
         call: Which call, from 1.
         after: Let the call be made first.
         signals: Sent one after the other.

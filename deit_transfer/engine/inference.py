@@ -56,7 +56,7 @@ class Scores:
 
 
 @torch.no_grad()
-def predict(
+def predict_batches(
     model: nn.Module,
     batches: Iterable[Batch],
     *,

@@ -11,26 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
-import torch
-from torch import nn
-from torch.amp import GradScaler
-from torch.optim import Optimizer
-
-from deit_transfer.engine.distributed import World, copy_from_main
-from deit_transfer.engine.ema import Ema
-from deit_transfer.engine.losses import Objective
+from deit_transfer.engine.distributed import copy_from_main
 from deit_transfer.engine.nonfinite import NonFinitePolicy, NonFiniteStep, diverged_error
-from deit_transfer.engine.optimizer import check_coverage
-from deit_transfer.engine.out_of_memory import is_lost_worker, lost_worker, named_memory_errors
-from deit_transfer.engine.precision import Precision
-from deit_transfer.engine.step import (
-    BatchTransform,
-    Outcome,
-    StepBatches,
-    TeacherFunction,
-    TrainState,
-    train_step,
-)
+from deit_transfer.engine.out_of_memory import named_memory_errors
+from deit_transfer.engine.state import StepBatches, TrainState
+from deit_transfer.engine.step import Outcome, train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,89 +57,41 @@ class StepReport:
 
 
 def train_steps(
-    *,
-    model: nn.Module,
+    state: TrainState,
     batches: Iterable[StepBatches],
-    prepare: BatchTransform,
-    objective: Objective,
-    optimizer: Optimizer,
-    lr_at: Callable[[int], float],
-    precision: Precision,
-    device: torch.device,
-    seed: int,
-    augment_seed: int | None = None,
-    scaler: GradScaler | None = None,
-    ema: Ema | None = None,
-    teacher: TeacherFunction | None = None,
-    clip_grad_norm: float | None = None,
+    *,
     nonfinite: NonFinitePolicy = "error",
     nonfinite_budget: int = 10,
     nonfinite_seen: int = 0,
     on_nonfinite: Callable[[NonFiniteStep], None] | None = None,
     restore: Callable[[], None] | None = None,
-    forward_size: int | None = None,
-    world: World | None = None,
 ) -> Iterator[StepReport]:
     """Train on each step's batches and yield its report.
 
     Args:
-        model: Answers images (B, 3, H, W) with Heads. It is put into training mode at each step.
+        state: The model and what updates it.
         batches: This process's share of every step, from the step to resume at on.
-        prepare: Turns a batch on the device into normalized, mixed images (B, 3, H, W) and targets
-            (B, K). It may draw from the global generators, and from nothing else.
-        objective: From make_objective.
-        optimizer: Over every trainable parameter of the model.
-        lr_at: The learning rate of a step.
-        precision: Of the forward passes.
-        device: Where model and optimizer are.
-        seed: Of the run.
-        augment_seed: Of mixing and erasing; None takes the run's.
-        scaler: From precision.make_scaler(); given by a caller that saves and restores it.
-        ema: Updated after each update of the model.
-        teacher: Answers (images, batch) with logits (B, K); asked about what the student sees.
-        clip_grad_norm: Largest norm of the whole gradient; None leaves it alone.
         nonfinite: What a non-finite loss or gradient does. `error` raises; `skip` makes no update;
             `rollback` makes none and calls `restore`. The next step then takes the next batch:
             the same one would give the same result.
-        nonfinite_budget: Non-finite steps that skip and rollback bear, over the whole run.
+        nonfinite_budget: Non-finite steps that skip and rollback allow, over the whole run.
         nonfinite_seen: How many there were before this start.
-        on_nonfinite: Told of each, before the policy acts, to write it down.
-        restore: Puts model, optimizer, scaler and ema back to the newest saved state.
-        forward_size: Images per forward pass; None for whole micro-batches. When memory runs out
-            it halves and the step is done again; batch, gradient and learning rate stay. Batch
-            norms (no DeiT has any) see the smaller passes.
-        world: The processes of this run; None for one.
+        on_nonfinite: Called with each, before the policy acts, to write it down.
+        restore: Puts model, optimizer, scaler and EMA back to the newest checkpoint.
 
     Raises:
         DivergedError: A non-finite step under `error`, or one too many.
-        ResourceError: Memory ran out at one image, or a data worker was killed for memory.
+        ResourceError: Memory ran out at one image per forward pass.
     """
     if nonfinite not in get_args(NonFinitePolicy):
         raise ValueError(f"nonfinite {nonfinite!r} is not one of {get_args(NonFinitePolicy)}")
     if nonfinite == "rollback" and restore is None:
-        raise ValueError("nonfinite='rollback' needs restore: how to get back to a saved state")
-    check_coverage(model, optimizer)
-    state = TrainState(
-        model=model,
-        prepare=prepare,
-        objective=objective,
-        optimizer=optimizer,
-        precision=precision,
-        scaler=scaler or precision.make_scaler(),
-        ema=ema,
-        device=device,
-        seed=seed,
-        augment_seed=seed if augment_seed is None else augment_seed,
-        teacher=teacher,
-        clip_grad_norm=clip_grad_norm,
-        forward_size=forward_size,
-        world=world or World(),
-    )
-    copy_from_main(model, state.world)
-    if ema:
-        copy_from_main(ema.model, state.world)
+        raise ValueError("nonfinite='rollback' needs restore: how to get back to a checkpoint")
+    copy_from_main(state.model, state.world)
+    if state.ema:
+        copy_from_main(state.ema.model, state.world)
     for work, started, data_wait_s in _timed(batches):
-        lr = lr_at(work.step)
+        lr = state.lr_at(work.step)
         with named_memory_errors(f"step {work.step}"):
             outcome = train_step(state, work, lr)
         rolled_back = False
@@ -226,8 +163,4 @@ def _timed(batches: Iterable[StepBatches]) -> Iterator[tuple[StepBatches, float,
             work = next(iterator)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if is_lost_worker(error):
-                raise lost_worker(error) from error
-            raise
         yield work, started, time.perf_counter() - started

@@ -40,17 +40,3 @@ def named_memory_errors(place: str) -> Iterator[None]:
             f"out of memory at {place}: {str(error).splitlines()[0] if str(error) else error!r}",
             hint="Choose a smaller model or resolution, or free the device's memory",
         ) from error
-
-
-def is_lost_worker(error: RuntimeError) -> bool:
-    """Tell whether PyTorch reports that a data worker's process is gone."""
-    return "DataLoader worker" in str(error)
-
-
-def lost_worker(error: RuntimeError) -> ResourceError:
-    """Return the error that names the usual cause of a lost data worker: memory."""
-    cause = str(error).splitlines()[0]
-    return ResourceError(
-        f"a data worker was ended by the system, most often for want of memory: {cause}",
-        hint="Use fewer --workers, a smaller decode cache, or more shared memory (/dev/shm)",
-    )

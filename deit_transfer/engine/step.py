@@ -6,79 +6,28 @@ Shapes: B images of one micro-batch, b of one forward pass (b = B unless memory 
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import Optimizer
 
 from deit_transfer.batch import Batch, HeadLogits
 from deit_transfer.engine.distributed import (
-    World,
     average_batch_norm,
     batch_norm_statistics,
     sum_gradients,
 )
-from deit_transfer.engine.ema import Ema
-from deit_transfer.engine.losses import Objective, late_fusion
+from deit_transfer.engine.losses import late_fusion
 from deit_transfer.engine.out_of_memory import is_out_of_memory
-from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.schedule import apply_lr
 from deit_transfer.engine.seed import seed_batch_transforms, seed_step
+from deit_transfer.engine.state import StepBatches, TrainState
 from deit_transfer.errors import ResourceError
-
-BatchTransform = Callable[[Batch], tuple[Tensor, Tensor]]
-TeacherFunction = Callable[[Tensor, Batch], Tensor]
 
 # An fp16 scaler starts at 65536 and halves at each overflow; below 1 it is no longer searching for
 # a scale, the gradients themselves are too large.
 MIN_LOSS_SCALE = 1.0
-
-
-class StepBatches(Protocol):
-    """What the loader delivers for one step: this process's share of the global batch."""
-
-    @property
-    def micro_batches(self) -> Sequence[Batch]: ...
-    @property
-    def numbers(self) -> Sequence[int]: ...
-    @property
-    def global_batch_size(self) -> int: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def step(self) -> int: ...
-
-
-@dataclass(kw_only=True)
-class TrainState:
-    """What stays the same from step to step; only forward_size may shrink."""
-
-    model: nn.Module
-    prepare: BatchTransform
-    objective: Objective
-    optimizer: Optimizer
-    precision: Precision
-    scaler: GradScaler
-    ema: Ema | None
-    device: torch.device
-    seed: int
-    augment_seed: int
-    teacher: TeacherFunction | None
-    clip_grad_norm: float | None
-    forward_size: int | None
-    world: World
-
-    def trainable(self) -> list[nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
-
-    def largest_forward(self, work: StepBatches) -> int:
-        largest = max(len(batch.labels) for batch in work.micro_batches)
-        return min(largest, self.forward_size or largest)
 
 
 @dataclass(frozen=True)
@@ -118,9 +67,9 @@ def train_step(state: TrainState, work: StepBatches, lr: float) -> Outcome:
     state.model.train()
     statistics = [s.clone() for s in batch_norm_statistics(state.model)]
     sums = _gradients_within_memory(state, work, statistics)
-    sum_gradients(state.trainable(), state.world)
+    sum_gradients(state.trainable, state.world)
     state.scaler.unscale_(state.optimizer)
-    grad_norm = _clipped_norm(state.trainable(), state.clip_grad_norm)
+    grad_norm = _clipped_norm(state.trainable, state.clip_grad_norm)
     outcome = _judge(state, work, sums, grad_norm)
     if outcome.applied:
         state.scaler.step(state.optimizer)
@@ -147,7 +96,7 @@ def _gradients_within_memory(
                 raise
             message = str(error)
         # Outside of `except`: the traceback would keep the failed pass's tensors alive.
-        largest = state.largest_forward(work)
+        largest = state.images_per_forward(work)
         if largest == 1:
             raise ResourceError(
                 f"out of memory at one image per forward pass (step {work.step}): {message}",
@@ -170,7 +119,7 @@ def _accumulate(state: TrainState, work: StepBatches) -> _Sums:
             images=batch.images.to(state.device, non_blocking=True),
             labels=batch.labels.to(state.device, non_blocking=True),
         )
-        images, targets = state.prepare(on_device)  # (B, 3, H, W), (B, K)
+        images, targets = state.batch_transforms(on_device)  # (B, 3, H, W), (B, K)
         seed_step(state.seed, work.step, number)
         size = state.forward_size or len(targets)
         losses = [

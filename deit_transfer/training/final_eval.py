@@ -1,4 +1,4 @@
-"""Own the end of a run: the one scoring of the test split, and the files that hold the result."""
+"""The end of a run: scores the test split once and writes the result."""
 
 from typing import Any
 
@@ -14,37 +14,37 @@ from deit_transfer.runs.predictions import predictions_to_store, write_predictio
 from deit_transfer.training.trainer import Trainer
 
 
-def finish(session: Trainer, *, teacher_top1: float | None) -> dict[str, Any]:
+def finish(trainer: Trainer, *, teacher_top1: float | None) -> dict[str, Any]:
     """Score the selected weights once on test, write the result, and return it."""
-    weights, chosen = session.selected_weights()
-    session.setup.classifier.load_state_dict(weights)
-    session.callbacks.scoring("test")
-    predictions = session.predict(session.setup.classifier, session.setup.splits.test)
-    result = _result(session, predictions, chosen)
+    weights, chosen = trainer.selected_weights()
+    trainer.setup.classifier.load_state_dict(weights)
+    trainer.callbacks.scoring("test")
+    predictions = trainer.predict(trainer.setup.classifier, trainer.setup.splits.test)
+    result = _result(trainer, predictions, chosen)
     if teacher_top1 is not None:
         result["teacher_top1"] = teacher_top1
-    if session.setup.world.is_main:
+    if trainer.setup.world.is_main:
         write_model_files(
-            session.folder.path,
-            session.setup.classifier,
-            class_names=session.setup.splits.class_names,
+            trainer.folder.path,
+            trainer.setup.classifier,
+            class_names=trainer.setup.splits.class_names,
         )
         write_predictions(
-            session.folder.path / PREDICTIONS_FILE,
-            predictions_to_store(predictions, session.setup.splits.test),
+            trainer.folder.path / PREDICTIONS_FILE,
+            predictions_to_store(predictions, trainer.setup.splits.test),
         )
         # last: a run that has a result has everything
-        session.folder.write_json(RESULT_FILE, result)
+        trainer.folder.write_json(RESULT_FILE, result)
     return result
 
 
 def score_facts(predictions: Predictions, images: ImageSet) -> dict[str, Any]:
     """Return the scores of a split as plain values, in percent; `heads` for distilled models."""
-    right = None
+    correct = None
     if images.label_sets is not None:
         mask = images.label_sets.mask(predictions.class_logits.shape[1])
-        right = torch.from_numpy(mask)[predictions.indices]
-    heads = head_scores(predictions, right)
+        correct = torch.from_numpy(mask)[predictions.indices]
+    heads = head_scores(predictions, correct)
     joint = heads["joint"]
     interval = wilson_interval(round(joint.top1 * joint.n / 100), joint.n)
     facts: dict[str, Any] = {
@@ -61,17 +61,17 @@ def score_facts(predictions: Predictions, images: ImageSet) -> dict[str, Any]:
     return facts
 
 
-def _result(session: Trainer, predictions: Predictions, chosen: dict[str, Any]) -> dict[str, Any]:
-    recipe, progress = session.setup.recipe, session.progress
-    resolution = session.setup.classifier.resolution
-    splits = session.setup.splits
+def _result(trainer: Trainer, predictions: Predictions, chosen: dict[str, Any]) -> dict[str, Any]:
+    recipe, counters = trainer.setup.recipe, trainer.counters
+    resolution = trainer.setup.classifier.resolution
+    splits = trainer.setup.splits
     published = splits.dataset.info.name
     paper = paper_top1(published, recipe.model.name, recipe.mode, resolution=resolution)
-    last = session.records[-1]
-    plan, repeats = session.setup.durations, recipe.augment.repeats
-    session.count_seconds()
+    last = trainer.records[-1]
+    plan, repeats = trainer.setup.durations, recipe.augment.repeats
+    trainer.count_seconds()
     result: dict[str, Any] = {
-        "run": str(session.folder),
+        "run": str(trainer.folder),
         "mode": recipe.mode,
         "dataset": splits.name,
         "model": recipe.model.name,
@@ -79,17 +79,17 @@ def _result(session: Trainer, predictions: Predictions, chosen: dict[str, Any]) 
         "seed": recipe.run.seed,
         **score_facts(predictions, splits.test),
         "headline": recipe.data.headline,
-        "images_seen": progress.images_seen,
-        "epochs": session.setup.durations.epochs,
+        "images_seen": counters.images_seen,
+        "epochs": trainer.setup.durations.epochs,
         "unique_images_per_epoch": -(-plan.images_per_epoch // repeats),
         # repeated augmentation shows fewer images more often: three views are one pass
-        "passes": progress.images_seen / repeats / len(splits.train),
-        "steps": progress.steps_done,
-        "skipped_steps": progress.skipped_steps,
-        "seconds": progress.seconds,
-        "train_seconds": progress.train_seconds,
-        "images_per_second": progress.images_seen / max(progress.train_seconds, 1e-9),
-        "data_wait_percent": 100 * progress.wait_seconds / max(progress.train_seconds, 1e-9),
+        "passes": counters.images_seen / repeats / len(splits.train),
+        "steps": counters.steps_done,
+        "skipped_steps": counters.skipped_steps,
+        "seconds": counters.seconds,
+        "train_seconds": counters.train_seconds,
+        "images_per_second": counters.images_seen / max(counters.train_seconds, 1e-9),
+        "data_wait_percent": 100 * counters.wait_seconds / max(counters.train_seconds, 1e-9),
         "resolution": resolution,
         "selected_epoch": chosen["epoch"],
         "weights": chosen["weights"],
@@ -99,9 +99,9 @@ def _result(session: Trainer, predictions: Predictions, chosen: dict[str, Any]) 
         "val_top1_ema": last.get("ema_top1"),
         "teacher_agreement": last.get("teacher_agreement"),
         "counts": splits.counts,
-        "data_fingerprint": session.setup.splits.fingerprint,
-        "device": str(session.setup.device),
-        "precision": session.setup.precision.name,
+        "data_fingerprint": trainer.setup.splits.fingerprint,
+        "device": str(trainer.setup.device),
+        "precision": trainer.setup.precision.name,
     }
     if paper is not None:
         result |= {"paper_top1": paper.top1, "paper_label": paper.label}

@@ -10,7 +10,7 @@ from deit_transfer.batch import Batch
 from deit_transfer.data.dataset import Progress
 from deit_transfer.data.pipeline.loader import EvalBatches
 from deit_transfer.engine.distributed import World
-from deit_transfer.engine.inference import Predictions, predict
+from deit_transfer.engine.inference import Predictions, predict_batches
 from deit_transfer.engine.precision import Precision
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.models.classifier import Classifier
@@ -40,7 +40,7 @@ def answer(
         stop: Looked at before each batch.
         progress: Called after each batch with (images answered, images of this process).
     """
-    predictions = predict(
+    predictions = predict_batches(
         model,
         _counted(batches, progress),
         device=device,

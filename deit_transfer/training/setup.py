@@ -8,6 +8,7 @@ import torch
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
+from deit_transfer.engine.state import TeacherFunction, TrainState
 from deit_transfer.models.checkpoint_adaptation import LoadReport
 from deit_transfer.models.classifier import Attention, Classifier, choose_attention, set_attention
 from deit_transfer.models.compile import compile_network
@@ -136,3 +137,25 @@ def _settle_attention(
         chosen = world.broadcast(timed.attention)
     set_attention(classifier, chosen)
     return chosen
+
+
+def build_train_state(setup: RunSetup, *, teacher: TeacherFunction | None) -> TrainState:
+    """Build the optimizer, the EMA and the rest of what updates the network."""
+    recipe, classifier, durations = setup.recipe, setup.classifier, setup.durations
+    return TrainState(
+        model=classifier,
+        optimizer=build.optimizer(recipe, classifier),
+        objective=build.objective(recipe),
+        batch_transforms=build.batch_transforms(recipe, classifier, setup.device),
+        lr_at=build.learning_rates(recipe, durations),
+        precision=setup.precision,
+        device=setup.device,
+        seed=recipe.run.seed,
+        augment_seed=build.augment_seed(recipe),
+        scaler=setup.precision.make_scaler(),
+        ema=build.ema(recipe, classifier, total_steps=durations.total_steps),
+        teacher=teacher,
+        clip_grad_norm=recipe.optim.clip_grad_norm,
+        forward_size=build.forward_size(recipe, classifier, setup.world),
+        world=setup.world,
+    )

@@ -1,4 +1,4 @@
-"""Own one training run, told in the order it happens: data, start, network, steps, result."""
+"""One training run, in the order it happens: data, weights, network, steps, result."""
 
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from deit_transfer.training.resume import (
     start_run_folder,
     watch_status,
 )
-from deit_transfer.training.setup import RunSetup, set_up_run
+from deit_transfer.training.setup import RunSetup, build_train_state, set_up_run
 from deit_transfer.training.teacher import RunTeacher, find_teacher
 from deit_transfer.training.trainer import Trainer
 
@@ -105,53 +105,39 @@ def _train(
     if teacher is not None:
         callbacks.note(teacher.description)
 
-    # Optimizer, average, and where an earlier attempt left off
-    session = Trainer(
+    # Optimizer, EMA, and where an earlier attempt left off
+    state = build_train_state(setup, teacher=teacher)
+    trainer = Trainer(
         setup=setup,
-        optimizer=build.optimizer(recipe, classifier),
-        ema=build.ema(recipe, classifier, total_steps=durations.total_steps),
-        scaler=setup.precision.make_scaler(),
+        state=state,
         folder=folder,
         callbacks=callbacks,
         stop=stop,
-        progress=Counters(forward_size=build.forward_size(recipe, classifier, world)),
+        counters=Counters(forward_size=state.forward_size),
     )
-    session.resume()
+    trainer.resume()
 
     # The steps
+    counters = trainer.counters
     batches = build.batches(
         recipe,
         splits,
         classifier,
         durations,
-        start_step=session.progress.steps_done,
+        start_step=counters.steps_done,
         world=world,
-        progress=session.look_for_stop,
+        progress=trainer.check_stop,
     )
     for report in train_steps(
-        model=classifier,
-        batches=islice(batches, durations.total_steps - session.progress.steps_done),
-        prepare=build.batch_transforms(recipe, classifier, setup.device),
-        objective=build.objective(recipe),
-        optimizer=session.optimizer,
-        lr_at=build.learning_rates(recipe, durations),
-        precision=setup.precision,
-        device=setup.device,
-        seed=recipe.run.seed,
-        augment_seed=build.augment_seed(recipe),
-        scaler=session.scaler,
-        ema=session.ema,
-        teacher=teacher,
-        clip_grad_norm=recipe.optim.clip_grad_norm,
+        state,
+        islice(batches, durations.total_steps - counters.steps_done),
         nonfinite=recipe.run.nonfinite,
         nonfinite_budget=recipe.run.nonfinite_budget,
-        nonfinite_seen=session.progress.nonfinite_seen,
-        on_nonfinite=session.record_nonfinite,
-        restore=session.restore,
-        forward_size=session.progress.forward_size,
-        world=world,
+        nonfinite_seen=counters.nonfinite_seen,
+        on_nonfinite=trainer.record_nonfinite,
+        restore=trainer.restore,
     ):
-        session.after_step(report, replaced=batches.replaced)
+        trainer.after_step(report, replaced=batches.replaced)
 
     # The result
-    return finish(session, teacher_top1=teacher.top1 if teacher is not None else None)
+    return finish(trainer, teacher_top1=teacher.top1 if teacher is not None else None)

@@ -1,4 +1,4 @@
-"""Own what happens between two steps: counting, scoring an epoch, saving, stopping, resuming.
+"""The trainer: what happens between two steps (counting, validation, checkpoints, stop, resume).
 
 A checkpoint is written before an epoch is scored. Whatever kills the run then, a resumed run
 loads it, scores the same epoch again, and goes on to the same weights and the same records.
@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.optim import Optimizer
 
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.data.pipeline.loader import BadImage, EvalBatches
@@ -19,11 +17,11 @@ from deit_transfer.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from deit_transfer.engine.ema import Ema
 from deit_transfer.engine.inference import Predictions, Scores, head_scores
 from deit_transfer.engine.loop import StepReport
 from deit_transfer.engine.nonfinite import NonFiniteStep
 from deit_transfer.engine.signals import StopSignals
+from deit_transfer.engine.state import TrainState
 from deit_transfer.runs.folder import RunFolder
 from deit_transfer.training import build
 from deit_transfer.training.callbacks import Callbacks
@@ -36,16 +34,14 @@ NONFINITE_FILE = "nonfinite.json"
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Hold the parts of a run that change as it goes."""
+    """A run under way: its setup, the training state, and what has been counted and scored."""
 
     setup: RunSetup
-    optimizer: Optimizer
-    ema: Ema | None
-    scaler: GradScaler
+    state: TrainState
     folder: RunFolder
     callbacks: Callbacks
     stop: StopSignals
-    progress: Counters = field(default_factory=Counters)
+    counters: Counters = field(default_factory=Counters)
     records: list[dict[str, Any]] = field(default_factory=list)
     _saved_at: float = field(default_factory=time.monotonic)
     _counted_at: float = field(default_factory=time.monotonic)
@@ -70,9 +66,10 @@ class Trainer:
             world.barrier()
             return
         saved = self._load()
-        self.progress = Counters.from_state(saved["progress"])
+        self.counters = Counters.from_state(saved["progress"])
+        self.state.forward_size = self.counters.forward_size
         self._say(
-            f"resumed at step {self.progress.steps_done} of {self.setup.durations.total_steps}"
+            f"resumed at step {self.counters.steps_done} of {self.setup.durations.total_steps}"
         )
         if saved["world_size"] != world.size:
             self._say(
@@ -80,7 +77,7 @@ class Trainer:
                 "batches are the same, sums differ by rounding"
             )
         self.records = [
-            record for record in self.folder.metrics() if record["step"] < self.progress.steps_done
+            record for record in self.folder.metrics() if record["step"] < self.counters.steps_done
         ]
         if self._at_epoch_end():
             self._end_epoch()
@@ -99,16 +96,16 @@ class Trainer:
             self.callbacks.warn(f"{problem}; went back to {saved.path.name}")
             self.folder.log(f"checkpoint problem: {problem}")
         self.setup.classifier.load_state_dict(saved.model)
-        if self.ema is not None and saved.ema is not None:
-            self.ema.load_state_dict(saved.ema)
-        self.optimizer.load_state_dict(saved.state["optimizer"])
-        self.scaler.load_state_dict(saved.state["scaler"])
+        if self.state.ema is not None and saved.ema is not None:
+            self.state.ema.load_state_dict(saved.ema)
+        self.state.optimizer.load_state_dict(saved.state["optimizer"])
+        self.state.scaler.load_state_dict(saved.state["scaler"])
         return saved.state
 
     def after_step(self, report: StepReport, *, replaced: list[BadImage]) -> None:
         """Count a step, show it, and score, save or stop where it is time to."""
         self._tell_memory(report)
-        self.progress.add(report)
+        self.counters.add(report)
         self.callbacks.step(report, self.setup.durations.total_steps)
         self._tell_replaced(replaced)
         stopping = self.stop.requested(self.setup.world)
@@ -153,7 +150,7 @@ class Trainer:
                 images,
                 self.setup.classifier,
                 self.setup.world,
-                progress=self.look_for_stop,
+                progress=self.check_stop,
             )
             self._scoring[id(images)] = batches
         return answer(
@@ -166,24 +163,24 @@ class Trainer:
             stop=self.stop,
         )
 
-    def look_for_stop(self, done: int, total: int) -> None:
+    def check_stop(self, done: int, total: int) -> None:
         """Stop while images are decoded beforehand; nothing is lost, as nothing was computed."""
         self.stop.check()
 
     def selected_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the weights that selection prefers, and what is known of them."""
-        if self.progress.best is None:
-            epoch = {"epoch": self.progress.epoch + 1, "step": self.progress.steps_done}
+        if self.counters.best is None:
+            epoch = {"epoch": self.counters.epoch + 1, "step": self.counters.steps_done}
             return self.setup.classifier.state_dict(), {
                 **epoch,
                 "weights": "raw",
                 "value": None,
             }
         self.setup.world.barrier()  # until the main process has written it
-        return load_checkpoint(self.folder.checkpoints, tag="best").model, self.progress.best
+        return load_checkpoint(self.folder.checkpoints, tag="best").model, self.counters.best
 
     def _at_epoch_end(self) -> bool:
-        done = self.progress.steps_done
+        done = self.counters.steps_done
         at_edge = (
             done % self.setup.durations.steps_per_epoch == 0
             or done == self.setup.durations.total_steps
@@ -192,18 +189,18 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Score the epoch, keep its weights if they are the best so far, and record it."""
-        record = self.progress.close_epoch(epochs=self.setup.durations.epochs)
+        record = self.counters.close_epoch(epochs=self.setup.durations.epochs)
         if (images := self.selection_split) is not None:
             split = "test" if images is self.setup.splits.test else "val"
             self.callbacks.scoring(split)
             scored = {"raw": head_scores(self.predict(self.setup.classifier, images))}
-            if self.ema is not None:
-                scored["ema"] = head_scores(self.predict(self.ema.model, images))
+            if self.state.ema is not None:
+                scored["ema"] = head_scores(self.predict(self.state.ema.model, images))
             record |= _scores_record(scored)
             if self.setup.recipe.data.select != "last":
                 self._keep_best(scored, record["epoch"])
         self.count_seconds()
-        record["seconds"] = self.progress.seconds
+        record["seconds"] = self.counters.seconds
         self.records.append(record)
         if self.setup.world.is_main:
             self.folder.write_metrics(self.records)
@@ -217,16 +214,20 @@ class Trainer:
         }
         # on equal figures the average wins, which is the less noisy of the two
         weights = max(values, key=lambda name: (values[name], name == "ema"))
-        best = self.progress.best
+        best = self.counters.best
         if best is not None and values[weights] <= best["value"]:
             return
-        model = self.setup.classifier if weights == "raw" or self.ema is None else self.ema.model
-        step = self.progress.steps_done
+        model = (
+            self.setup.classifier
+            if weights == "raw" or self.state.ema is None
+            else self.state.ema.model
+        )
+        step = self.counters.steps_done
         if self.setup.world.is_main:
             save_checkpoint(
                 self.folder.checkpoints, tag="best", step=step, model=model.state_dict()
             )
-        self.progress.best = {
+        self.counters.best = {
             "epoch": epoch,
             "step": step,
             "weights": weights,
@@ -243,13 +244,13 @@ class Trainer:
             save_checkpoint(
                 self.folder.checkpoints,
                 tag="last",
-                step=self.progress.steps_done,
+                step=self.counters.steps_done,
                 model=self.setup.classifier.state_dict(),
-                ema=self.ema.state_dict() if self.ema is not None else None,
+                ema=self.state.ema.state_dict() if self.state.ema is not None else None,
                 state={
-                    "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(),
-                    "progress": self.progress.state(),
+                    "optimizer": self.state.optimizer.state_dict(),
+                    "scaler": self.state.scaler.state_dict(),
+                    "progress": self.counters.state(),
                     "world_size": self.setup.world.size,
                 },
             )
@@ -257,11 +258,11 @@ class Trainer:
 
     def count_seconds(self) -> None:
         now = time.monotonic()
-        self.progress.seconds += now - self._counted_at
+        self.counters.seconds += now - self._counted_at
         self._counted_at = now
 
     def _tell_memory(self, report: StepReport) -> None:
-        if report.forward_size is not None and report.forward_size != self.progress.forward_size:
+        if report.forward_size is not None and report.forward_size != self.counters.forward_size:
             text = (
                 f"memory ran out: from step {report.step} on, {report.forward_size} images per "
                 "forward pass; the batch and the learning rate stay as they were"

@@ -84,7 +84,7 @@ def test_a_terminal_gets_colors_and_a_live_bar(workplace: Path) -> None:
 
 
 def test_a_second_ctrl_c_gives_the_cursor_back(workplace: Path) -> None:
-    twice = Strike("deit_transfer.training.trainer:Session.after_step", 2, signals=(SIGINT, SIGINT))
+    twice = Strike("deit_transfer.training.trainer:Trainer.after_step", 2, signals=(SIGINT, SIGINT))
     shown = run_program(
         *SCRATCH, folder=workplace, on_terminal=True, environment=TERMINAL, prepare=[twice]
     )

@@ -4,6 +4,7 @@ Everything is stochastic where the real parts are: dropout in the network, mixin
 global generators in `prepare`. A step's global batch is the same for any number of processes.
 """
 
+import inspect
 import multiprocessing
 import random
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from deit_transfer.engine.losses import make_objective
 from deit_transfer.engine.optimizer import make_optimizer
 from deit_transfer.engine.precision import resolve_precision
 from deit_transfer.engine.seed import seed_model
+from deit_transfer.engine.state import TrainState
 
 CPU = torch.device("cpu")
 # One server imports torch once; each process of a test is a quick copy of it.
@@ -149,7 +151,10 @@ class Setup:
 
     def steps(self, batches: Iterator[ToyStep], **values: Any) -> Iterator[StepReport]:
         given: dict[str, Any] = {
-            "prepare": prepare,
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "ema": self.ema,
+            "batch_transforms": prepare,
             "objective": make_objective(kind="soft", alpha=0.3),
             "teacher": toy_teacher,
             "lr_at": lr_at,
@@ -158,13 +163,12 @@ class Setup:
             "seed": 11,
             "clip_grad_norm": 1.0,
         }
-        return train_steps(
-            model=self.model,
-            batches=batches,
-            optimizer=self.optimizer,
-            ema=self.ema,
-            **(given | values),
-        )
+        given["precision"] = values.pop("precision", given["precision"])
+        given["scaler"] = given["precision"].make_scaler()
+        given["augment_seed"] = values.get("seed", given["seed"])
+        for name in [name for name in values if name in inspect.signature(TrainState).parameters]:
+            given[name] = values.pop(name)
+        return train_steps(TrainState(**given), batches, **values)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a run leaves behind, by name."""

@@ -25,10 +25,10 @@ class NotANumber:
     def __call__(self) -> None:
         from deit_transfer.training import build
 
-        build, calls = build.objective, 0
+        make, calls = build.objective, 0
 
         def objective(recipe: Any) -> Any:
-            judge = build(recipe)
+            judge = make(recipe)
 
             def loss(*values: Any) -> Any:
                 nonlocal calls

@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first(place: Path) -> Ended:
     """The first comparison, of two seeds, which was killed in its last arm and gone on with."""
     command = (*COMPARE, "--seeds=2", "--json")
-    in_the_last_arm = Strike("deit_transfer.training.trainer:Session.after_step", 20)
+    in_the_last_arm = Strike("deit_transfer.training.trainer:Trainer.after_step", 20)
     assert run_program(*command, folder=place, prepare=[in_the_last_arm]).code == -SIGKILL
     return run_program(*command, folder=place)
 

@@ -42,7 +42,7 @@ def whole_batch(step: int, *, batch_size: int = 7) -> Batch:
 
 def plain(**values: object) -> dict[str, object]:
     """A run without randomness, so that micro-batches and whole batches agree."""
-    return {"prepare": prepare_plainly, "clip_grad_norm": None} | values
+    return {"batch_transforms": prepare_plainly, "clip_grad_norm": None} | values
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 7])
@@ -123,7 +123,7 @@ def test_every_micro_batch_of_every_step_draws_anew() -> None:
         drawn.append(torch.rand(()).item())
         return prepare_plainly(batch)
 
-    Setup.make().train(toy_steps(steps=3), prepare=prepare)
+    Setup.make().train(toy_steps(steps=3), batch_transforms=prepare)
     assert len(set(drawn)) == len(drawn) == 3 * 4
 
 
@@ -281,23 +281,11 @@ def test_memory_errors_are_told_from_others() -> None:
     assert not is_out_of_memory(ValueError("CUDA out of memory"))
     setup = Setup.make()
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        setup.train(toy_steps(steps=1), prepare=_raise_shape_mismatch)
+        setup.train(toy_steps(steps=1), batch_transforms=_raise_shape_mismatch)
 
 
 def _raise_shape_mismatch(batch: Batch) -> tuple[Tensor, Tensor]:
     raise RuntimeError("shape mismatch")
-
-
-def test_a_killed_data_worker_is_named() -> None:
-    def stream() -> Iterator[ToyStep]:
-        yield from toy_steps(steps=1)
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-
-    steps = Setup.make().steps(stream())
-    assert next(steps).step == 0
-    with pytest.raises(ResourceError, match="DataLoader worker") as caught:
-        next(steps)
-    assert "--workers" in caught.value.hint
 
 
 # Non-finite steps
@@ -325,7 +313,7 @@ def test_error_raises_before_the_update_and_tells_where() -> None:
     clean.train(toy_steps(steps=BAD_STEP), **plain())
     incidents: list[NonFiniteStep] = []
     steps = setup.steps(
-        poisoned(steps=5), **plain(prepare=prepare_poisoned, on_nonfinite=incidents.append)
+        poisoned(steps=5), **plain(batch_transforms=prepare_poisoned, on_nonfinite=incidents.append)
     )
     with pytest.raises(DivergedError, match="step 2 is not finite") as caught:
         list(steps)
@@ -345,7 +333,9 @@ def test_error_raises_before_the_update_and_tells_where() -> None:
 
 def test_skip_leaves_out_the_update_and_nothing_else() -> None:
     setup, reference = Setup.make(), Setup.make()
-    reports = setup.train(poisoned(steps=5), **plain(prepare=prepare_poisoned, nonfinite="skip"))
+    reports = setup.train(
+        poisoned(steps=5), **plain(batch_transforms=prepare_poisoned, nonfinite="skip")
+    )
     batches = (work for work in toy_steps(steps=5) if work.step != BAD_STEP)
     reference.train(batches, **plain())
     assert_equal(setup.tensors(), reference.tensors())
@@ -354,7 +344,7 @@ def test_skip_leaves_out_the_update_and_nothing_else() -> None:
 
 
 def test_the_budget_is_spent_over_the_whole_run() -> None:
-    values = plain(prepare=prepare_poisoned, nonfinite="skip", nonfinite_budget=2)
+    values = plain(batch_transforms=prepare_poisoned, nonfinite="skip", nonfinite_budget=2)
     steps = Setup.make().steps(poisoned(steps=5, bad_steps=(1, 2, 4)), **values)
     assert [next(steps).skipped for _ in range(4)] == [False, True, True, False]
     with pytest.raises(DivergedError, match="budget of 2"):
@@ -378,7 +368,7 @@ def test_rollback_restores_and_goes_on_with_the_next_batch() -> None:
     sgd = {"lr_at": lambda step: 0.05}
     setup.optimizer = torch.optim.SGD(setup.model.parameters(), lr=0.1)
     reference.optimizer = torch.optim.SGD(reference.model.parameters(), lr=0.1)
-    values = plain(prepare=prepare_poisoned, nonfinite="rollback", restore=restore, **sgd)
+    values = plain(batch_transforms=prepare_poisoned, nonfinite="rollback", restore=restore, **sgd)
     reports = []
     for report in setup.steps(poisoned(steps=5), **values):
         reports.append(report)
@@ -422,7 +412,7 @@ def test_a_gradient_that_bursts_is_caught_behind_a_finite_loss() -> None:
 def test_batch_norm_forgets_a_skipped_step() -> None:
     torch.manual_seed(0)
     values = plain(
-        prepare=prepare_poisoned,
+        batch_transforms=prepare_poisoned,
         nonfinite="skip",
         objective=make_objective(kind="none"),
         teacher=None,

@@ -27,7 +27,7 @@ from torch import Tensor
 from deit_transfer.batch import Batch
 from deit_transfer.engine import distributed
 from deit_transfer.engine.distributed import World, connected
-from deit_transfer.engine.inference import Predictions, head_scores, predict
+from deit_transfer.engine.inference import Predictions, head_scores, predict_batches
 from deit_transfer.engine.losses import make_objective
 from deit_transfer.engine.precision import resolve_precision
 from deit_transfer.engine.signals import StopSignals
@@ -107,7 +107,7 @@ def split_share(world: World, size: int = 3) -> Iterator[Batch]:
 def toy_predictions(world: World, **values: Any) -> Predictions:
     torch.manual_seed(0)
     precision = resolve_precision("fp32", CPU)
-    return predict(
+    return predict_batches(
         ToyNet(),
         split_share(world),
         device=CPU,
@@ -176,7 +176,7 @@ def nan_share(world: World) -> tuple[Any, ...]:
 
     incidents: list[Any] = []
     setup = Setup.make()
-    values = {"prepare": prepare, "world": world, "on_nonfinite": incidents.append}
+    values = {"batch_transforms": prepare, "world": world, "on_nonfinite": incidents.append}
     batches = spoil(toy_steps(steps=3, world=world))
     skipped = [r.skipped for r in setup.train(batches, nonfinite="skip", **values)]
     with pytest.raises(DivergedError) as caught:
@@ -188,7 +188,7 @@ def nan_share(world: World) -> tuple[Any, ...]:
 def batch_norm_share(world: World) -> dict[str, Any]:
     torch.manual_seed(0)
     setup = Setup.make(model=ConvNet(), ema=False)
-    values = {"prepare": prepare_plainly, "objective": make_objective(kind="none")}
+    values = {"batch_transforms": prepare_plainly, "objective": make_objective(kind="none")}
     setup.train(toy_steps(steps=1, world=world), world=world, teacher=None, **values)
     return numpy_of(setup.model.state_dict())
 

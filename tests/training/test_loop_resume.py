@@ -118,7 +118,7 @@ def test_rollback_through_a_checkpoint_leaves_an_exact_run(tmp_path: Path) -> No
 
     def run(setup: Setup, folder: Path, start: int, stop: int) -> list[StepReport]:
         reports = []
-        values = {"prepare": spoiled, "nonfinite": "rollback"}
+        values = {"batch_transforms": spoiled, "nonfinite": "rollback"}
         steps = setup.steps(
             toy_steps(start=start, steps=stop), restore=lambda: resume(folder, setup), **values
         )

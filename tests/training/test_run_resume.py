@@ -19,11 +19,11 @@ from photos import write_photos
 from program import QUICK, BatchTransform, run_program, start_program
 from traps import Strike
 
-SESSION = "deit_transfer.training.trainer:Session"
+TRAINER = "deit_transfer.training.trainer:Trainer"
 CHECKPOINT = "deit_transfer.engine.checkpoint"
 DECODE = "deit_transfer.data.pipeline.decode_cache"
 RESULT = "deit_transfer.training.final_eval"
-WORKDIR = "deit_transfer.runs.folder:RunFolder"
+RUN_FOLDER = "deit_transfer.runs.folder:RunFolder"
 TIMES = {"seconds", "images_per_second", "data_wait_percent"}
 
 COMMAND = (
@@ -93,8 +93,8 @@ def test_the_whole_run_is_worth_comparing_with(place: Path) -> None:
         pytest.param(
             "in-the-steps",
             [
-                Strike(f"{SESSION}.after_step", 2),
-                Strike(f"{SESSION}.after_step", 6),
+                Strike(f"{TRAINER}.after_step", 2),
+                Strike(f"{TRAINER}.after_step", 6),
                 Strike("deit_transfer.engine.loop:train_step", 3, after=True),
             ],
             id="mid-epoch",
@@ -102,9 +102,9 @@ def test_the_whole_run_is_worth_comparing_with(place: Path) -> None:
         pytest.param(
             "at-the-edge",
             [
-                Strike(f"{SESSION}._end_epoch", 1),
-                Strike(f"{SESSION}._end_epoch", 2, after=True),
-                Strike(f"{WORKDIR}.write_metrics", 1),
+                Strike(f"{TRAINER}._end_epoch", 1),
+                Strike(f"{TRAINER}._end_epoch", 2, after=True),
+                Strike(f"{RUN_FOLDER}.write_metrics", 1),
             ],
             id="epoch-edge",
         ),
@@ -112,8 +112,8 @@ def test_the_whole_run_is_worth_comparing_with(place: Path) -> None:
             "while-scoring",
             [
                 Strike("deit_transfer.training.trainer:head_scores"),
-                Strike(f"{SESSION}.predict", 2),
-                Strike(f"{SESSION}._keep_best", 2, after=True),
+                Strike(f"{TRAINER}.predict", 2),
+                Strike(f"{TRAINER}._keep_best", 2, after=True),
             ],
             id="evaluation",
         ),
@@ -140,9 +140,9 @@ def test_the_whole_run_is_worth_comparing_with(place: Path) -> None:
             "at-birth",
             [
                 Strike("deit_transfer.runs.folder:create_run_folder", after=True),
-                Strike(f"{WORKDIR}.write_text", 1, after=True),
-                Strike(f"{WORKDIR}.write_text", 3, after=True),
-                Strike("deit_transfer.training.train:record_blueprint", after=True),
+                Strike(f"{RUN_FOLDER}.write_text", 1, after=True),
+                Strike(f"{RUN_FOLDER}.write_text", 3, after=True),
+                Strike("deit_transfer.training.train:record_setup", after=True),
             ],
             id="beginning",
         ),
@@ -163,7 +163,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
 
 
 def test_two_workers_and_two_kills_end_in_the_same_bytes(place: Path) -> None:
-    for kill in (Strike(f"{SESSION}.after_step", 3), Strike(f"{SESSION}.predict", 2, after=True)):
+    for kill in (Strike(f"{TRAINER}.after_step", 3), Strike(f"{TRAINER}.predict", 2, after=True)):
         killed = run_to_end(place, "workers", "--workers=2", prepare=(kill,))
         assert killed.code == -SIGKILL
     # at once: workers that outlive their run for a moment must not keep its folder locked
@@ -175,8 +175,8 @@ def test_two_workers_and_two_kills_end_in_the_same_bytes(place: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "strike", "code"),
     [
-        ("stepping", Strike(f"{SESSION}.after_step", signals=(SIGTERM,)), 75),
-        ("scoring", Strike(f"{SESSION}.predict", signals=(SIGINT,)), 130),
+        ("stepping", Strike(f"{TRAINER}.after_step", signals=(SIGTERM,)), 75),
+        ("scoring", Strike(f"{TRAINER}.predict", signals=(SIGINT,)), 130),
         # the first images that are decoded are those on which the teacher is checked
         ("decoding", Strike(f"{DECODE}:_decode_all", 2, signals=(SIGUSR1,)), 75),
     ],
@@ -213,7 +213,7 @@ def test_a_signal_before_the_run_has_a_folder_leaves_nothing(place: Path, moment
 
 
 def test_a_second_ctrl_c_ends_at_once_and_the_run_can_still_go_on(place: Path) -> None:
-    twice = Strike(f"{SESSION}.after_step", 3, signals=(SIGINT, SIGINT))
+    twice = Strike(f"{TRAINER}.after_step", 3, signals=(SIGINT, SIGINT))
     assert run_to_end(place, "twice", prepare=(twice,)).code == 130
     run = place / "runs" / "twice"
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last-00000000"]

@@ -51,7 +51,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def gone_on(place: Path) -> Ended:
     """A grid of two trials that was killed in the second one, and called again."""
-    in_the_second = Strike("deit_transfer.training.trainer:Session.after_step", 8)
+    in_the_second = Strike("deit_transfer.training.trainer:Trainer.after_step", 8)
     killed = run_program(*GRID, "--json", folder=place, prepare=[in_the_second])
     assert killed.code == -SIGKILL
     return run_program(*GRID, "--json", folder=place)

@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_sc
 from torch import Tensor, nn
 
 from deit_transfer.batch import Batch, HeadLogits
-from deit_transfer.engine.inference import Predictions, head_scores, predict, scores
+from deit_transfer.engine.inference import Predictions, head_scores, predict_batches, scores
 from deit_transfer.engine.precision import resolve_precision
 
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def split() -> tuple[Tensor, Tensor]:
 
 def run(model: nn.Module, batches: Iterator[Batch]) -> Predictions:
     precision = resolve_precision("fp32", CPU)
-    return predict(model, batches, device=CPU, precision=precision, normalize=normalize)
+    return predict_batches(model, batches, device=CPU, precision=precision, normalize=normalize)
 
 
 def test_predict_answers_in_order_without_dropout(split: tuple[Tensor, Tensor]) -> None:
