@@ -1,4 +1,4 @@
-"""Own the two values that cross every layer: a batch of images and a model's answers."""
+"""The values that cross every layer: Batch and HeadLogits."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Hold one micro-batch as the loader delivers it.
+    """One micro-batch as the loader delivers it.
 
     Shapes: images (B, 3, H, W) uint8; labels, indices, repetitions (B,) int64.
     `indices` count within the split; (epoch, index, repetition) names the augmentation drawn.
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
 
 class HeadLogits(NamedTuple):
-    """Hold the logits (B, K) of the class head and, where there is one, the distillation head."""
+    """The logits (B, K) of the class head and, where there is one, the distillation head."""
 
     class_logits: Tensor
     distill_logits: Tensor | None

@@ -1,4 +1,4 @@
-"""Own checkpoints on disk: whole or absent, checked on reading, never in place of a good one.
+"""Save and load checkpoints: written whole or not at all, and verified when they are read.
 
     checkpoints/
       last-00000120/            the newest state of the run ...
@@ -50,7 +50,7 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Hold a checkpoint as read; `problems` tell which newer ones could not be used, and why."""
+    """A checkpoint as read; `problems` lists the newer ones that could not be used, and why."""
 
     path: Path
     tag: Tag
@@ -113,7 +113,7 @@ def load_checkpoint(folder: Path, *, tag: Tag = "last") -> Checkpoint:
     """Read the newest whole checkpoint with a tag.
 
     Raises:
-        CheckpointError: There is none; the message tells what is wrong with each.
+        CheckpointError: There is none; the message lists what is wrong with each.
     """
     problems: list[str] = []
     paths = list_checkpoints(folder, tag=tag)
@@ -253,7 +253,7 @@ def _write(folder: Path, tag: Tag, step: int, files: Mapping[str, Any], size: in
 
 @contextmanager
 def _as_disk_error(path: Path) -> Iterator[None]:
-    """Give the libraries' own errors for a failed write the operating system's form."""
+    """Turn a library's error about a failed write into an OSError with its errno."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -297,12 +297,12 @@ def _write_manifest(folder: Path, tag: Tag, step: int, names: list[str]) -> None
 def _verified_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        claimed = manifest.pop("sha256")
+        stated = manifest.pop("sha256")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} has no {_MANIFEST}: it was never finished") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path / _MANIFEST} is damaged: {error!r}") from error
-    if claimed != _own_hash(manifest):
+    if stated != _own_hash(manifest):
         raise CheckpointError(f"{path / _MANIFEST} is damaged: its SHA-256 does not match")
     if manifest["format"] != FORMAT:
         raise CheckpointError(

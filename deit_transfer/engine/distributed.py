@@ -1,4 +1,4 @@
-"""Own what several processes of one run do together. With one process everything here is a no-op.
+"""Collectives for several processes of one run. With one process everything here is a no-op.
 
 Gradients are summed, not averaged. Each process weighs its micro-batches by size / global batch, so
 one plain sum after accumulation is the gradient of the whole batch for any number of processes and
@@ -29,7 +29,7 @@ TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True)
 class World:
-    """Hold this process's place among those of the run, and what they can ask each other."""
+    """The rank of this process, the world size, and the collectives between them."""
 
     rank: int = 0
     size: int = 1
@@ -57,7 +57,7 @@ class World:
         return int(held)
 
     def any(self, flag: bool) -> bool:
-        """Tell whether the flag is up in any process."""
+        """Return whether the flag is true in any process."""
         return bool(self.maximum(int(flag)))
 
     def gather(self, value: T) -> list[T]:
@@ -219,13 +219,13 @@ def _spread(flat: Tensor, bucket: list[Tensor]) -> None:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Say in one sentence that another process is gone: its own error is the one to read."""
+    """Turn a failed collective into one sentence: another process is gone."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         raise DeitTransferError(
-            f"another process of this run has ended or does not answer: {error}",
-            hint="The first error above, from the process that failed, tells why",
+            f"another process of this run has ended or does not respond: {error}",
+            hint="See the first error above, from the process that failed",
         ) from error

@@ -1,4 +1,4 @@
-"""Own the moving average of the weights. It is evaluated like the model; it is never trained.
+"""Exponential moving average (EMA) of the weights: evaluated like the model, never trained.
 
 A thin layer over timm's ModelEmaV3, whose whole state with a constant decay is its state dict:
 saved and loaded, it goes on bit for bit.
@@ -27,7 +27,7 @@ def decay_for(total_steps: int) -> float:
 
 
 class Ema:
-    """Keep average <- decay * average + (1 - decay) * weights, starting at the weights.
+    """The average of a model's weights: ema <- decay * ema + (1 - decay) * weights.
 
     Args:
         model: Copied, with its buffers; integer buffers are copied at each update, not averaged.

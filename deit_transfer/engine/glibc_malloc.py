@@ -1,4 +1,4 @@
-"""Own telling the C library to keep the memory that a training step frees. Allocate nothing."""
+"""Tell glibc's malloc to keep the memory that a training step frees."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""Own evaluation: what a model answers on a split, each image once, and the scores of the answers.
+"""Inference on a split, each image once, and the accuracy and loss of the predictions.
 
 Counts are whole numbers over all processes, so scores do not depend on batches or processes.
 Shapes: N images of the split, K classes.
@@ -23,7 +23,7 @@ MIN_PROBABILITY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Predictions:
-    """Hold a model's answers on a split, on the CPU, in the order of `indices`, each index once.
+    """Logits on a split, on the CPU, in the order of `indices`, each index once.
 
     Shapes: indices, labels (N,) int64; class_logits, distill_logits (N, K) float32.
     """
@@ -41,10 +41,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Scores:
-    """Hold the scores of N answers, in percent; loss is the mean of -log p(label).
+    """Accuracies of N predictions in percent; loss is the mean of -log p(label).
 
-    `mean_per_class` averages over the classes that have images. `nonfinite` counts the answers
-    that are not numbers; they are wrong.
+    `mean_per_class` averages over the classes that have images. `nonfinite` counts the predictions
+    that are NaN or infinite; they count as wrong.
     """
 
     top1: float
@@ -66,13 +66,13 @@ def predict_batches(
     world: World | None = None,
     stop: StopSignals | None = None,
 ) -> Predictions:
-    """Return the model's answers on a split, the same in every process.
+    """Return the model's logits on a split, the same in every process.
 
     Args:
-        model: Answers images (B, 3, H, W) with Heads. Put into evaluation mode, and back after.
+        model: Maps images (B, 3, H, W) to HeadLogits. Put into evaluation mode, and back after.
         batches: This process's share of the split; the shares must not overlap.
         device: Where the model is.
-        precision: Of the forward passes; the answers are float32.
+        precision: Of the forward passes; the logits are float32.
         normalize: Turns images (B, 3, H, W) uint8 into the model's float input.
         world: The processes that share the split; all of them must call.
         stop: Looked at before each batch.
@@ -86,7 +86,7 @@ def predict_batches(
     model.eval()
     try:
         parts = [
-            _answer(model, batch, device=device, precision=precision, normalize=normalize)
+            _forward(model, batch, device=device, precision=precision, normalize=normalize)
             for batch in _in_step(batches, world, stop)
         ]
     finally:
@@ -97,14 +97,14 @@ def predict_batches(
     return _sorted(_joined(parts)[0])
 
 
-def head_scores(predictions: Predictions, right: Tensor | None = None) -> dict[str, Scores]:
+def head_scores(predictions: Predictions, correct: Tensor | None = None) -> dict[str, Scores]:
     """Score the class head, the distillation head and both together (late fusion).
 
     A model with one head has "class" and "joint" only, and they are equal.
 
     Args:
-        predictions: Answers on N images.
-        right: (N, K) bool, all right answers of images that may have several, as in ImageNet-ReaL;
+        predictions: Of N images.
+        correct: (N, K) bool, all correct labels where there may be several, as in ImageNet-ReaL;
             None where the label is the only one.
     """
     heads = {"class": HeadLogits(predictions.class_logits, None)}
@@ -112,27 +112,29 @@ def head_scores(predictions: Predictions, right: Tensor | None = None) -> dict[s
         heads["distill"] = HeadLogits(predictions.distill_logits, None)
     heads["joint"] = predictions.heads
     named = {}
-    for name, answers in heads.items():
-        probabilities = late_fusion(answers)  # (N, K)
-        labels = predictions.labels if right is None else best_right(probabilities, right)
+    for name, logits in heads.items():
+        probabilities = late_fusion(logits)  # (N, K)
+        labels = (
+            predictions.labels if correct is None else likeliest_correct(probabilities, correct)
+        )
         named[name] = scores(probabilities, labels)
     return named
 
 
-def best_right(probabilities: Tensor, right: Tensor) -> Tensor:
-    """Return, of each image's right answers, the one thought most likely, (N,).
+def likeliest_correct(probabilities: Tensor, correct: Tensor) -> Tensor:
+    """Return, of each image's correct labels, the most probable one, (N,).
 
-    An image counts as right when its likeliest class is any of its right ones, so this is the
+    An image counts as correct when its likeliest class is any of its correct ones, so this is the
     label to score it by (Beyer et al. 2020, arXiv 2006.07159, section 4).
     """
-    return probabilities.masked_fill(~right, -1.0).argmax(dim=-1)
+    return probabilities.masked_fill(~correct, -1.0).argmax(dim=-1)
 
 
 def scores(probabilities: Tensor, labels: Tensor) -> Scores:
-    """Count the right answers.
+    """Compute top-1, top-5, mean per class and loss.
 
-    An answer's rank is the number of classes with a higher probability, and of those with the same
-    one and a lower number: ties are broken alike everywhere, and not in the label's favor.
+    The rank of a label is the number of classes with a higher probability, and of those with the
+    same one and a lower number: ties are broken alike everywhere, and not in the label's favor.
 
     Args:
         probabilities: (N, K), N and K above 0.
@@ -155,18 +157,18 @@ def scores(probabilities: Tensor, labels: Tensor) -> Scores:
     )
 
 
-def _percent(right: int, total: int) -> float:
-    return 100 * right / total
+def _percent(correct: int, total: int) -> float:
+    return 100 * correct / total
 
 
-def _mean_per_class(right: Tensor, labels: Tensor, num_classes: int) -> float:
+def _mean_per_class(correct: Tensor, labels: Tensor, num_classes: int) -> float:
     totals = torch.bincount(labels, minlength=num_classes).tolist()
-    counts = torch.bincount(labels[right], minlength=num_classes).tolist()
+    counts = torch.bincount(labels[correct], minlength=num_classes).tolist()
     rates = [_percent(count, total) for count, total in zip(counts, totals, strict=True) if total]
     return sum(rates) / len(rates)
 
 
-def _answer(
+def _forward(
     model: nn.Module,
     batch: Batch,
     *,

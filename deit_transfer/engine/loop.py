@@ -1,4 +1,4 @@
-"""Own the training loop: a generator that makes one optimizer update, reports it, and goes on.
+"""The training loop: a generator that makes one optimizer update, reports it, and goes on.
 
 The update itself is step.train_step. The loop prints, saves and evaluates nothing; the caller does,
 between two reports. Whatever a step draws at random follows from (seed, step, micro-batch), so the
@@ -20,7 +20,7 @@ from deit_transfer.engine.step import Outcome, train_step
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """Tell what one step did. Fractions are over the images of the global batch.
+    """What one step did. Fractions are over the images of the global batch.
 
     Args:
         step: From 0.
@@ -145,7 +145,7 @@ def _incident(
 def _act_by_policy(
     incident: NonFiniteStep, *, budget: int, restore: Callable[[], None] | None
 ) -> bool:
-    """Act on a non-finite step by its policy; tell whether it was rolled back."""
+    """Act on a non-finite step by its policy; return whether it was rolled back."""
     if incident.policy == "error" or incident.seen > budget:
         raise diverged_error(incident, budget=budget)
     if incident.policy != "rollback" or restore is None:

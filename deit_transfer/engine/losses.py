@@ -1,4 +1,4 @@
-"""Own the training objectives: what a model is asked to answer, and the loss when it does not.
+"""Training losses: cross-entropy, binary cross-entropy, soft and hard distillation.
 
 They are functions of logits alone and know nothing of images, optimizers or teachers' networks.
 Equations are those of the paper, section 4 (arXiv 2012.12877). Shapes: B batch, K classes.
@@ -25,7 +25,7 @@ MAX_CLASSES_PER_IMAGE = 2
 
 
 class Objective(Protocol):
-    """Turn a model's answers into the mean loss of a batch."""
+    """The mean loss of a batch, as a function of the logits."""
 
     def __call__(self, heads: HeadLogits, targets: Tensor, teacher_logits: Tensor | None) -> Tensor:
         """Return the scalar mean loss per image; teacher_logits (B, K) is None without teacher."""
@@ -43,22 +43,25 @@ def label_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the binary cross-entropy, every class a question of its own, meaned over B and K.
+    """Return the binary cross-entropy, mean over B and K, each class an independent target.
 
-    A class is asked for when its target is above 0, so both classes of a mixed image are, as in
+    A class is positive when its target is above 0, so both classes of a mixed image are, as in
     DeiT III (arXiv 2204.07118, section 3; `engine.py:38` of the reference).
 
     Raises:
-        UsageError: A row asks for more than two classes, which label smoothing does to all rows.
+        UsageError: A row has more than two positive classes, as label smoothing gives to all.
     """
-    asked = (targets > 0).to(torch.float32)  # (B, K)
-    if logits.shape[-1] > MAX_CLASSES_PER_IMAGE and asked.sum(dim=-1).max() > MAX_CLASSES_PER_IMAGE:
+    positive = (targets > 0).to(torch.float32)  # (B, K)
+    if (
+        logits.shape[-1] > MAX_CLASSES_PER_IMAGE
+        and positive.sum(dim=-1).max() > MAX_CLASSES_PER_IMAGE
+    ):
         raise UsageError(
             "binary cross-entropy got targets with more than two classes above 0 for one image: "
-            "label smoothing makes every class a right answer",
+            "label smoothing makes every class positive",
             hint="Set label smoothing to 0, or the label loss to cross-entropy (ce)",
         )
-    return F.binary_cross_entropy_with_logits(logits.float(), asked)
+    return F.binary_cross_entropy_with_logits(logits.float(), positive)
 
 
 def soft_distillation_loss(
@@ -79,8 +82,8 @@ def soft_distillation_loss(
     log_student = F.log_softmax(student_logits.float() / tau, dim=-1)  # (B, K)
     log_teacher = F.log_softmax(teacher_logits.float() / tau, dim=-1)  # (B, K)
     divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-    answers = student_logits.numel() if compat_deit else student_logits.shape[0]
-    return divergence * (tau * tau / answers)
+    count = student_logits.numel() if compat_deit else student_logits.shape[0]
+    return divergence * (tau * tau / count)
 
 
 def hard_distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -130,30 +133,30 @@ def make_objective(
     alpha = 1/2.
 
     Without a teacher both heads of a distilled model learn the true label: the reference trains the
-    class head alone, then averages the untrained other one into every answer. For the same reason
-    a model with two heads is refused when the teacher speaks through the class head only.
+    class head alone, then averages the untrained other one into every prediction. For the same
+    reason a model with two heads is refused when the teacher speaks through the class head only.
 
     Args:
         kind: What the teacher says: nothing, its softened probabilities, or its decision.
-        through: Which head answers the teacher.
+        through: Which head learns from the teacher.
         label: Loss of the true label: soft-target cross-entropy or binary cross-entropy.
         alpha: Weight of the teacher, in [0, 1].
         tau: Temperature of the soft form, above 0.
-        two_class_tokens: The paper's control: insist on two heads, both answering the true label.
+        two_class_tokens: The paper's control: two heads, both learning the true label.
         compat_deit: See soft_distillation_loss.
 
     Raises:
-        UsageError: A value is out of range, or two class tokens are asked for beside a teacher.
+        UsageError: A value is out of range, or two class tokens are combined with a teacher.
     """
     _check_values(kind, through, label, alpha, tau, two_class_tokens)
-    answer_labels = label_loss if label == "ce" else bce_loss
+    label_loss_fn = label_loss if label == "ce" else bce_loss
     if kind == "none":
-        return partial(_labels_only, answer_labels=answer_labels, needs_two_heads=two_class_tokens)
+        return partial(_labels_only, label_loss_fn=label_loss_fn, needs_two_heads=two_class_tokens)
     follow_teacher: LabelLoss = hard_distillation_loss
     if kind == "soft":
         follow_teacher = partial(soft_distillation_loss, tau=tau, compat_deit=compat_deit)
     combine = _through_token if through == "token" else _through_class
-    return partial(combine, answer_labels=answer_labels, follow_teacher=follow_teacher, alpha=alpha)
+    return partial(combine, label_loss_fn=label_loss_fn, follow_teacher=follow_teacher, alpha=alpha)
 
 
 def _labels_only(
@@ -161,12 +164,12 @@ def _labels_only(
     targets: Tensor,
     teacher_logits: Tensor | None,
     *,
-    answer_labels: LabelLoss,
+    label_loss_fn: LabelLoss,
     needs_two_heads: bool,
 ) -> Tensor:
-    class_loss = answer_labels(heads.class_logits, targets)
+    class_loss = label_loss_fn(heads.class_logits, targets)
     if heads.distill_logits is not None:
-        return (class_loss + answer_labels(heads.distill_logits, targets)) / 2
+        return (class_loss + label_loss_fn(heads.distill_logits, targets)) / 2
     if needs_two_heads:
         raise _no_second_head("two class tokens")
     return class_loss
@@ -177,14 +180,14 @@ def _through_token(
     targets: Tensor,
     teacher_logits: Tensor | None,
     *,
-    answer_labels: LabelLoss,
+    label_loss_fn: LabelLoss,
     follow_teacher: LabelLoss,
     alpha: float,
 ) -> Tensor:
     if heads.distill_logits is None:
         raise _no_second_head("distillation through the token")
     teacher_loss = follow_teacher(heads.distill_logits, _given(teacher_logits))
-    return (1 - alpha) * answer_labels(heads.class_logits, targets) + alpha * teacher_loss
+    return (1 - alpha) * label_loss_fn(heads.class_logits, targets) + alpha * teacher_loss
 
 
 def _through_class(
@@ -192,18 +195,18 @@ def _through_class(
     targets: Tensor,
     teacher_logits: Tensor | None,
     *,
-    answer_labels: LabelLoss,
+    label_loss_fn: LabelLoss,
     follow_teacher: LabelLoss,
     alpha: float,
 ) -> Tensor:
     if heads.distill_logits is not None:
         raise UsageError(
             "distillation through the class head would leave this model's distillation head "
-            "untrained, yet averaged into its answers",
+            "untrained, yet averaged into its predictions",
             hint='Choose a model without "_distilled" in its name, or distill through the token',
         )
     teacher_loss = follow_teacher(heads.class_logits, _given(teacher_logits))
-    return (1 - alpha) * answer_labels(heads.class_logits, targets) + alpha * teacher_loss
+    return (1 - alpha) * label_loss_fn(heads.class_logits, targets) + alpha * teacher_loss
 
 
 def _given(teacher_logits: Tensor | None) -> Tensor:
@@ -231,7 +234,7 @@ def _check_values(
         raise UsageError(f"tau is {tau}; a temperature lies above 0")
     if two_class_tokens and kind != "none":
         raise UsageError(
-            f"two class tokens both answer the true label, so {kind} distillation has no head left",
+            f"two class tokens both learn the true label, so {kind} distillation has no head left",
             hint="Drop the teacher, or the two class tokens",
         )
 

@@ -1,4 +1,4 @@
-"""Own how much memory a device's work takes and leaves, and waiting for a device to finish."""
+"""Memory use of a device, and waiting for a device to finish."""
 
 import contextlib
 import gc
@@ -11,7 +11,7 @@ UNKNOWN = float("inf")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all that it was given; a CPU always has."""
+    """Wait until a device has finished its work; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""Own the account of a step whose loss or gradient is not a number; step judges and loop acts."""
+"""Non-finite losses and gradients: the record of such a step, and the error that ends a run."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ IMAGES_NAMED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class NonFiniteStep:
-    """Tell where a loss or gradient stopped being a number, over all processes.
+    """A step whose loss or gradient is NaN or infinite, over all processes.
 
     `indices` are the images of the step, `suspects` those in micro-batches whose own loss was not
     finite: none when the loss was, and the gradient was not.

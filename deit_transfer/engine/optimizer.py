@@ -1,4 +1,4 @@
-"""Own the optimizer and its parameter groups, through timm. Change no learning rate: see schedule.
+"""Create the optimizer and its parameter groups through timm. Learning rates: see schedule.
 
 timm exempts from weight decay all one-dimensional parameters (biases, norms) and those the network
 names itself (tokens and position embedding); layer decay gives each group an `lr_scale`.

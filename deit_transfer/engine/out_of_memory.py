@@ -1,4 +1,4 @@
-"""Own the recognition of exhausted memory, on the device and in data workers. Free none itself."""
+"""Recognize out-of-memory errors of the CPU and of CUDA."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that an operation needs more memory than there is."""
+    """Return whether an error means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
@@ -26,7 +26,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def named_memory_errors(place: str) -> Iterator[None]:
-    """Turn what is left of memory errors into one sentence with the place and a way out.
+    """Turn an out-of-memory error into one sentence with the place and a way out.
 
     Raises:
         ResourceError: Memory ran out.

@@ -1,4 +1,4 @@
-"""Own the device and the number format of a run, with the reason for each choice."""
+"""Choose the device and the precision (fp32, bf16, fp16) of a run, with the reason."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +18,7 @@ CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM, as /proc/
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Hold the number format of forward passes; weights and optimizer stay in float32."""
+    """The number format of forward passes; weights and optimizer stay in float32."""
 
     name: Literal["fp32", "bf16", "fp16"]
     dtype: torch.dtype
@@ -76,7 +76,7 @@ def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
         name = "bf16" if native else "fp16" if device.type == "cuda" else "fp32"
         reason = f"auto: the {device.type} {'computes' if native else 'does not compute'} in bf16"
     else:
-        reason = "asked for"
+        reason = "set by --precision or the recipe"
         if name == "bf16" and not native:
             reason += f", though this {device.type} only emulates bf16: expect less speed than fp32"
     if name == "fp16" and device.type != "cuda":
@@ -115,7 +115,7 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def cpu_has_bf16(cpuinfo: Path) -> bool:
-    """Tell whether the processor multiplies in bfloat16; without Linux's cpuinfo: no."""
+    """Return whether the processor multiplies in bfloat16; False without Linux's cpuinfo."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

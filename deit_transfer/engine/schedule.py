@@ -1,4 +1,4 @@
-"""Own the learning rate as a pure function of the step. Hold no state: a resumed run asks again."""
+"""Learning rate schedules as pure functions of the step: resuming needs no state."""
 
 import math
 from typing import Literal

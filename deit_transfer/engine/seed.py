@@ -1,4 +1,4 @@
-"""Own randomness on the device side: every draw follows from (seed, step, micro-batch).
+"""Seed the generators for each step: every draw follows from (seed, step, micro-batch).
 
 No generator's state is ever saved. A step seeds the generators before it prepares a micro-batch,
 so a resumed run draws what the uninterrupted one would have drawn, at any number of processes.

@@ -1,7 +1,6 @@
-"""Own the signals that ask a run to stop. A handler only notes the signal; the run looks for it.
+"""Stop signals. The handler only records the signal; the run checks for it between batches.
 
-The run asks between two batches of training, evaluation or preparation, saves, and leaves with the
-exit code of the exception that `check` raises.
+The run then saves and ends with the exit code of the exception that `check` raises.
 """
 
 import os
@@ -19,7 +18,7 @@ _PREEMPTED, _INTERRUPTED = 1, 2  # Ctrl-C outranks: the person is watching
 
 
 class StopSignals:
-    """Note SIGTERM, SIGUSR1 and SIGINT while the context is open; a second Ctrl-C ends at once.
+    """Record SIGTERM, SIGUSR1 and SIGINT while the context is open; a second Ctrl-C ends at once.
 
     Outside the main thread no handler can be set and none is. Forked workers inherit the handlers,
     which do nothing there.
@@ -63,11 +62,11 @@ class StopSignals:
         self._previous.clear()
 
     def requested(self, world: World | None = None) -> bool:
-        """Tell whether any process was asked to stop; with a world all its processes must ask."""
+        """Return whether any process got a signal; every process of the world must call this."""
         return self._agreed(world) > 0
 
     def check(self, world: World | None = None) -> None:
-        """Raise what a received signal means, else return; save before when asked.
+        """Raise the exception of a received signal, if there was one.
 
         Raises:
             Preempted: SIGTERM or SIGUSR1 arrived here or in another process.

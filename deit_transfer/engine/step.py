@@ -1,4 +1,4 @@
-"""Own one optimizer update: the gradient of a whole global batch, and whether it counts.
+"""One training step: the gradient of a whole global batch, and the optimizer update.
 
 It fits the forward passes to the memory there is, and leaves everything as it was when the loss or
 the gradient is not finite; what happens then is for loop to say.
@@ -48,7 +48,7 @@ class _Sums:
     """What a step's forward passes add up to, on the device; each loss weighted by its share."""
 
     losses: list[Tensor] = field(default_factory=list)  # one per micro-batch
-    teacher_right: list[Tensor] = field(default_factory=list)
+    teacher_correct: list[Tensor] = field(default_factory=list)
     teacher_followed: list[Tensor] = field(default_factory=list)
 
 
@@ -157,7 +157,7 @@ def _forward_backward(
     state.scaler.scale(loss).backward()
     if teacher_logits is not None:
         decisions = teacher_logits.argmax(dim=-1)  # (b,)
-        sums.teacher_right.append((decisions == targets.argmax(dim=-1)).sum())
+        sums.teacher_correct.append((decisions == targets.argmax(dim=-1)).sum())
         with torch.no_grad():
             student_decisions = late_fusion(heads).argmax(dim=-1)  # (b,)
         sums.teacher_followed.append((decisions == student_decisions).sum())
@@ -180,13 +180,13 @@ def _judge(state: TrainState, work: StepBatches, sums: _Sums, grad_norm: Tensor)
     own = torch.stack(
         [
             torch.stack(sums.losses).sum(),
-            sum(sums.teacher_right, zero).float(),
+            sum(sums.teacher_correct, zero).float(),
             sum(sums.teacher_followed, zero).float(),
         ]
     )
     total = state.world.sum_(own.clone())
     read = torch.cat([total, grad_norm.float().reshape(1), torch.stack(sums.losses)]).tolist()
-    loss, right, followed, norm = read[:4]
+    loss, correct, followed, norm = read[:4]
     finite = math.isfinite(loss) and math.isfinite(norm)
     scaler = state.scaler
     overflowed = math.isfinite(loss) and not finite and scaler.is_enabled()
@@ -199,7 +199,7 @@ def _judge(state: TrainState, work: StepBatches, sums: _Sums, grad_norm: Tensor)
         grad_norm=norm,
         suspects=[i for i, own_loss in enumerate(read[4:]) if not math.isfinite(own_loss)],
         teacher_agreement=followed / images if state.teacher else None,
-        teacher_top1=right / images if state.teacher else None,
+        teacher_top1=correct / images if state.teacher else None,
     )
 
 

@@ -34,7 +34,7 @@ from deit_transfer.analysis.per_class import (
 )
 from deit_transfer.analysis.statistics import wilson_interval
 from deit_transfer.data.dataset import ImageSet
-from deit_transfer.engine.inference import Predictions, best_right, scores
+from deit_transfer.engine.inference import Predictions, likeliest_correct, scores
 from deit_transfer.runs.predictions import UNDECIDED, StoredPredictions, predictions_to_store
 
 Rows = list[dict[str, Any]]
@@ -68,7 +68,7 @@ class Answered:
         if self.right is None:
             return self.stored.labels
         probabilities = torch.from_numpy(self.stored.probabilities(head))
-        return best_right(probabilities, torch.from_numpy(self.right)).numpy()
+        return likeliest_correct(probabilities, torch.from_numpy(self.right)).numpy()
 
     def decisions(self, head: str = "joint") -> NDArray[np.int64]:
         return self.stored.decisions(head)

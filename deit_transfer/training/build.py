@@ -1,4 +1,4 @@
-"""Own building the parts of a run from its recipe: the one place where settings meet classes."""
+"""Build the parts of a run from its recipe: the one place where settings meet classes."""
 
 import os
 from collections.abc import Callable
@@ -50,7 +50,7 @@ REFERENCE_CROP = 0.875  # facebookresearch/deit main.py, --eval-crop-ratio
 def network(
     recipe: Recipe, class_names: tuple[str, ...], start: PretrainedWeights, device: torch.device
 ) -> tuple[Classifier, LoadReport | None]:
-    """Build the network, load what it starts from, and freeze what is not trained."""
+    """Build the network, load the pretrained weights, and freeze what is not trained."""
     seed_model(recipe.run.seed)
     classifier = build_classifier(
         name=recipe.model.name,
@@ -107,7 +107,7 @@ def optimizer(recipe: Recipe, classifier: Classifier) -> Optimizer:
 
 
 def ema(recipe: Recipe, classifier: Classifier, *, total_steps: int) -> Ema | None:
-    """Build the average of the weights, unless the recipe has none."""
+    """Build the EMA of the weights, unless the recipe has none."""
     if not recipe.optim.ema:
         return None
     return Ema(classifier, decay=recipe.optim.ema_decay or decay_for(total_steps))
@@ -152,7 +152,7 @@ def learning_rates(recipe: Recipe, plan: Durations) -> Callable[[int], float]:
 def batch_transforms(
     recipe: Recipe, classifier: Classifier, device: torch.device
 ) -> BatchTransforms:
-    """Return what turns a batch of pixels into normalized, mixed images and targets."""
+    """Build normalization, Mixup, CutMix, erasing and label smoothing for the device."""
     augment = recipe.augment
     return make_batch_transforms(
         mean=classifier.mean,
@@ -169,7 +169,7 @@ def batch_transforms(
 
 
 def normalization(classifier: Classifier) -> Callable[[Tensor], Tensor]:
-    """Return what turns pixels (B, 3, H, W) uint8 into the network's input."""
+    """Return the function from pixels (B, 3, H, W) uint8 to the network's input."""
     return partial(normalize, mean=classifier.mean, std=classifier.std)
 
 
@@ -214,12 +214,12 @@ def batches(
 
 
 def augment_seed(recipe: Recipe) -> int:
-    """Return the seed of order, views and mixing."""
+    """Return the seed of sample order, augmentation and mixing."""
     return recipe.run.seed if recipe.augment.seed is None else recipe.augment.seed
 
 
 def micro_batch_size(recipe: Recipe, world: World) -> int:
-    """Return the images of one forward pass: those asked for, or a process's share of a step."""
+    """Return the images per micro-batch: as set, or a process's share of a step."""
     return recipe.schedule.micro_batch_size or -(-recipe.schedule.batch_size // world.size)
 
 
@@ -236,7 +236,7 @@ def forward_size(recipe: Recipe, classifier: Classifier, world: World) -> int | 
 
 
 def check_transforms(recipe: Recipe, classifier: Classifier) -> None:
-    """Build the training views once, for what only shows then: a policy that cannot be read."""
+    """Build the training transform once, to find an augmentation policy that cannot be read."""
     _training_transform(recipe, classifier.mean, classifier.resolution)
 
 
@@ -269,14 +269,14 @@ def scoring_batches(
 
 
 def evaluation_crop(recipe: Recipe) -> float:
-    """Return the share of the side that the evaluation crop keeps."""
+    """Return crop_pct: the share of the side that the evaluation crop keeps."""
     if recipe.augment.crop_pct is not None:
         return recipe.augment.crop_pct
     return REFERENCE_CROP if recipe.compat == "deit" else DEFAULT_CROP
 
 
 def num_workers(recipe: Recipe, world: World) -> int:
-    """Return the loader processes: those asked for, or this process's share of the cores.
+    """Return the number of DataLoader workers: as set, or this process's share of the cores.
 
     Where the network runs on the CPU too, extra processes only take its cores away.
     """

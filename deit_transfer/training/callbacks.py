@@ -1,4 +1,4 @@
-"""Own what a program tells while it runs; who listens decides how it looks."""
+"""Callbacks of a run: notes, progress, metrics and the result, shown by the command line."""
 
 from typing import Any, Protocol
 
@@ -7,38 +7,38 @@ from deit_transfer.report.header import HeaderFacts
 
 
 class Callbacks(Protocol):
-    """Listen to a training run."""
+    """What a training run calls as it goes."""
 
     def note(self, text: str) -> None:
-        """Hear something worth knowing."""
+        """Called with something worth knowing."""
 
     def warn(self, text: str) -> None:
-        """Hear something that should not be overlooked."""
+        """Called with a warning."""
 
     def loading(self, dataset: str, done: int, total: int) -> None:
-        """Hear of bytes of a dataset that is fetched, unpacked or listed; a total of 0: unknown."""
+        """Called while a dataset is downloaded, unpacked or listed; a total of 0 is unknown."""
 
     def header(self, facts: HeaderFacts) -> None:
-        """Hear what is about to happen."""
+        """Called once, before the first step."""
 
     def step(self, report: StepReport, total_steps: int) -> None:
-        """Hear of one optimizer update."""
+        """Called after each optimizer update."""
 
     def scoring(self, split: str) -> None:
-        """Hear that a split is being scored."""
+        """Called before a split is evaluated."""
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """Hear the record of an epoch that ended."""
+        """Called with the metrics of an epoch that ended."""
 
     def done(self, result: dict[str, Any]) -> None:
-        """Hear the result."""
+        """Called with the result."""
 
     def leave(self) -> None:
-        """Hear, within a signal handler, that the process is about to end at once."""
+        """Called from the signal handler just before a forced exit."""
 
 
 class NoCallbacks:
-    """Listen to nothing."""
+    """Callbacks that do nothing."""
 
     def note(self, text: str) -> None: ...
 

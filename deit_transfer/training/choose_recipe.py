@@ -1,4 +1,4 @@
-"""Own finding the recipe that a command asks for."""
+"""Choose the recipe of a command: the one named or the default, with the overrides."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +71,7 @@ def default_recipe(mode: Mode, dataset: str) -> str:
 
 
 def _with_epochs(values: dict[str, Any], base: Recipe) -> dict[str, Any]:
-    """Let epochs that were asked for hold: no longer run, and a warm-up of the same share."""
+    """Apply --epochs: no minimum of steps, and a warm-up of the same share of the run."""
     epochs = values["schedule.epochs"]
     shorter = isinstance(epochs, int) and 0 < epochs < base.schedule.epochs
     share = epochs / base.schedule.epochs if shorter else 1.0

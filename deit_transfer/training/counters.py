@@ -1,4 +1,4 @@
-"""Own what a run remembers between steps besides its tensors, and the record of an epoch."""
+"""Counters of a run: steps, images, seconds, the best epoch, and the metrics of an epoch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -8,7 +8,7 @@ from deit_transfer.engine.loop import StepReport
 
 @dataclass(kw_only=True)
 class Counters:
-    """Count what a run has done. Seconds go on counting when a run is resumed.
+    """What a run has done so far. Seconds go on counting when a run is resumed.
 
     `best` is the epoch that selection prefers so far: epoch, step, weights (raw or ema), value.
     """

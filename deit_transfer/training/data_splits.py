@@ -1,4 +1,4 @@
-"""Own which images a run trains on, selects on and is scored on."""
+"""Load a dataset and cut it into the train, val and test splits of a run."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from deit_transfer.recipe import schema
 
 @dataclass(frozen=True, kw_only=True)
 class DataSplits:
-    """Hold the three splits of a run; `val` is None where nothing is held out for selection.
+    """The three splits of a run; `val` is None where nothing is held out for selection.
 
     `fingerprint` names the images, labels and splits: equal only for equal data.
     `label_fingerprint` names the dataset whatever files it was read from.
@@ -29,7 +29,7 @@ class DataSplits:
 
     @property
     def name(self) -> str:
-        """Return what tables call the dataset; see `display_name`."""
+        """The dataset's name in tables; see `display_name`."""
         return display_name(self.dataset)
 
     @property
@@ -91,12 +91,12 @@ def load_splits(settings: schema.Data, *, progress: Progress | None = None) -> D
 
 
 def display_name(dataset: Dataset) -> str:
-    """Return what tables call a dataset: its name in the catalog, or that of its folder."""
+    """Return a dataset's name in tables: its name in the catalog, or that of its folder."""
     return dataset.info.title if dataset.info.name == FOLDER.name else dataset.info.name
 
 
 def load_whole_dataset(settings: schema.Data, *, progress: Progress | None = None) -> Dataset:
-    """Load the dataset that a recipe names, with its own splits and the classes asked for.
+    """Load the dataset that a recipe names, with its official splits and the chosen classes.
 
     Raises:
         DataError: It has nothing to train on, or nothing to score.

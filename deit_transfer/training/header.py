@@ -1,4 +1,4 @@
-"""Own gathering what a run's header says."""
+"""Collect the settings that the header of a run shows."""
 
 import torch
 
@@ -12,7 +12,7 @@ from deit_transfer.training.setup import RunSetup
 
 
 def header_facts(setup: RunSetup, *, folder: str) -> HeaderFacts:
-    """Return all that is decided before the first step, for people to read."""
+    """Return everything that is decided before the first step, for people to read."""
     recipe, splits, classifier = setup.recipe, setup.splits, setup.classifier
     schedule, select, plan = recipe.schedule, recipe.data.select, setup.durations
     per_process = -(-schedule.batch_size // setup.world.size)

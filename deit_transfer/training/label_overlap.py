@@ -1,4 +1,4 @@
-"""Own saying whether what a network starts from has learned from labels of the images at hand."""
+"""Warn when the pretrained weights were trained on these images (label leakage)."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ HEAD = "head.weight"
 
 
 def label_overlap_notes(start: str, weights: PretrainedWeights, splits: DataSplits) -> list[str]:
-    """Return a caution where a start was trained on this dataset, or on ImageNet and this is of it.
+    """Return a note if the weights were trained on this dataset, or on ImageNet and this is of it.
 
     Figures on such images say how well they were learned before, not what a new dataset would give.
 

@@ -1,4 +1,4 @@
-"""Own the plan: all that a run would do, decided and checked, without a single step."""
+"""Preview a run: settings, steps and estimated time, without training."""
 
 from pathlib import Path
 

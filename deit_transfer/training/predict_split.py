@@ -1,4 +1,4 @@
-"""Own asking a network about a split: the one way in which every figure of a run is made."""
+"""Run inference on a split. Every reported metric goes through here."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Own showing what a recipe's training pipeline makes of a dataset's images, as one PNG."""
+"""Draw a dataset's images as the training pipeline of a recipe augments them, in one PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Own taking possession of a run folder: a new one, or the one to go on with."""
+"""Acquire a run folder: create a new one, or find the one to resume."""
 
 import os
 import traceback
@@ -33,10 +33,10 @@ LOAD_REPORT_FILE = "load_report.json"
 def find_earlier_run(
     out: Path, name: str | None, recipe: Recipe, *, key: str, resume: bool, world: World
 ) -> RunFolder | None:
-    """Return the run to go on with, the same in all ranks; None where a new one is to start.
+    """Return the run to resume, the same in all ranks; None where a new one is to start.
 
     Raises:
-        UsageError: The name is taken: by another run, or by this one and resume is not asked for.
+        UsageError: The name is taken: by another run, or by this one and `resume` is False.
     """
     found = _find_earlier(out, name, recipe, key, resume) if world.is_main else None
     path = world.broadcast(str(found) if found is not None else "")
@@ -58,7 +58,7 @@ def start_run_folder(
 
 @contextmanager
 def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
-    """Hold the run folder's lock and keep its status file true, however the run ends."""
+    """Lock the run folder and keep its status file up to date, however the run ends."""
     if not world.is_main:
         yield
         return
@@ -79,12 +79,12 @@ def watch_status(folder: RunFolder, world: World) -> Iterator[None]:
 
 
 def record_setup(folder: RunFolder, setup: RunSetup) -> None:
-    """Write down what was settled for the run, its classes, its data and what its start gave."""
+    """Write the frozen settings, the class names, the data and the load report."""
     if not setup.world.is_main:
         return
     splits, report = setup.splits, setup.load_report
-    agreed = FrozenSettings(durations=setup.durations, attention=setup.attention)
-    folder.write_json(FROZEN_SETTINGS_FILE, asdict(agreed))
+    frozen = FrozenSettings(durations=setup.durations, attention=setup.attention)
+    folder.write_json(FROZEN_SETTINGS_FILE, asdict(frozen))
     record_data(folder, splits)
     origin = {"pretrained": setup.recipe.model.pretrained, "origin": setup.start.origin}
     folder.write_json(LOAD_REPORT_FILE, origin | (report.to_dict() if report is not None else {}))
@@ -108,7 +108,7 @@ def record_data(folder: RunFolder, splits: DataSplits) -> None:
 
 
 def read_frozen_settings(folder: RunFolder) -> FrozenSettings | None:
-    """Return what was settled when a run first started; None for a run that has not."""
+    """Return what was decided when a run first started; None for a run that has not."""
     stored = folder.read_json(FROZEN_SETTINGS_FILE)
     if not stored:
         return None
@@ -140,7 +140,7 @@ def _begin(folder: RunFolder, recipe: Recipe, key: str) -> None:
 def _find_earlier(
     out: Path, name: str | None, recipe: Recipe, key: str, resume: bool
 ) -> RunFolder | None:
-    """Return the run to go on with: the one of that name, or an unfinished one of that key."""
+    """Return the run to resume: the one of that name, or an unfinished one with that key."""
     if name is None:
         if not resume:
             return None

@@ -1,4 +1,4 @@
-"""Own all that is decided before the first step: where, on what, from what, and for how long."""
+"""Set up a run: device, precision, network, attention kernel, length, and the training state."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +22,7 @@ from deit_transfer.training.time_budget import fit_budget, images_per_second, tr
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenSettings:
-    """Hold what was settled by timing when a run first started, and must stay when it resumes."""
+    """What was decided when a run first started, and must stay when it resumes."""
 
     durations: Durations
     attention: Attention
@@ -30,7 +30,7 @@ class FrozenSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
-    """Hold a run that is ready to start.
+    """A run that is ready to start.
 
     `keeps_memory` says that the C library was told to keep freed blocks; `estimated_s` is None
     where nothing was timed.
@@ -56,27 +56,27 @@ def set_up_run(
     start: PretrainedWeights,
     *,
     world: World,
-    agreed: FrozenSettings | None = None,
+    frozen: FrozenSettings | None = None,
 ) -> RunSetup:
     """Decide everything that a run needs before its first step.
 
     Args:
-        recipe: What is asked for.
+        recipe: The recipe.
         inputs: The images.
         start: The weights to start from.
         world: The processes that will train together.
-        agreed: What was settled when the run was first started, when it is resumed.
+        frozen: The settings of the run when it first started, if it is resumed.
     """
     device = resolve_device(recipe.run.device, local_rank=world.local_rank)
     precision = resolve_precision(recipe.run.precision, device)
     keeps_memory = device.type == "cpu" and keep_freed_memory()
     classifier, load_report = build.network(recipe, splits.class_names, start, device)
     build.check_transforms(recipe, classifier)
-    asked = agreed.attention if agreed is not None else recipe.run.attention
+    asked = frozen.attention if frozen is not None else recipe.run.attention
     attention = _settle_attention(asked, classifier, device, precision, world)
     durations = (
-        agreed.durations
-        if agreed is not None
+        frozen.durations
+        if frozen is not None
         else build.durations(recipe, num_images=len(splits.train))
     )
     side = classifier.resolution
@@ -92,7 +92,7 @@ def set_up_run(
         for pixels in {side, *(min(pixels, side) for pixels, _ in recipe.schedule.progressive)}
     }
     estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
-    if recipe.run.time_budget_minutes is not None and agreed is None:
+    if recipe.run.time_budget_minutes is not None and frozen is None:
         budget_s = 60 * recipe.run.time_budget_minutes
         durations = world.broadcast(
             fit_budget(durations, estimated_s=estimated_s, budget_s=budget_s)

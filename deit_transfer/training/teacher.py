@@ -1,4 +1,4 @@
-"""Own bringing in a teacher: finding it, checking that it can teach these classes, asking it."""
+"""Load the teacher of a run and check it on held-out images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ CHECKED_IMAGES = 2000
 
 @dataclass(frozen=True)
 class RunTeacher:
-    """Hold a checked teacher; `top1` is its accuracy in percent on held-out images."""
+    """A checked teacher; `top1` is its accuracy in percent on held-out images."""
 
     name: str
     teacher: Teacher
@@ -38,7 +38,7 @@ class RunTeacher:
 
     @property
     def description(self) -> str:
-        """Say who teaches and how well."""
+        """The teacher's name and accuracy, in one line."""
         return f"teacher: {self.name}, {self.top1:.1f}% top-1 on {self.checked_on}"
 
     def __call__(self, images: Tensor, batch: Batch) -> Tensor:
@@ -88,7 +88,7 @@ def find_teacher(setup: RunSetup, *, stop: StopSignals) -> RunTeacher | None:
                 micro_batch_size=build.micro_batch_size(recipe, setup.world),
                 epochs=setup.durations.epochs,
             ),
-            ask=teacher,
+            teacher=teacher,
             num_images=len(splits.train),
             repeats=recipe.augment.repeats,
             num_classes=len(splits.class_names),
@@ -125,8 +125,8 @@ def _check_above_chance(
     low = wilson_interval(round(top1 * len(checked) / 100), len(checked)).low
     if low <= chance:
         raise CheckpointError(
-            f"the teacher {name} gets {top1:.1f}% of {len(checked)} {where} images right, no more "
-            f"than the {chance:.1f}% of chance",
+            f"the teacher {name} has {top1:.1f}% top-1 on {len(checked)} {where} images, no more "
+            f"than chance ({chance:.1f}%)",
             hint="Train the teacher longer, or check that its classes are in the same order",
         )
 

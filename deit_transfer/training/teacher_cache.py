@@ -1,10 +1,10 @@
-"""Own the teacher's answers on disk, so that later runs of the same views need no teacher.
+"""Cache the teacher's logits on disk, so that later runs of the same augmentation need no teacher.
 
-The answer to an image is named by (epoch, index, repetition): with the same augmentation seed,
-data, batches and teacher, the teacher would see the same mixed image and say the same again. The
+An image's logits are stored by (epoch, index, repetition): with the same augmentation seed, data,
+batches and teacher, the teacher would see the same mixed image and return the same logits. The
 first run stores, later ones look up; both use the stored form, so their results are equal.
 
-    cache.json          what the answers belong to; another run's settings are refused
+    cache.json          the settings that the logits belong to; others are refused
     epoch-00003.npy     one record per (index, repetition)
 """
 
@@ -29,24 +29,24 @@ from deit_transfer.models.classifier import Classifier
 from deit_transfer.recipe.schema import Recipe
 
 DESCRIPTION_FILE = "cache.json"
-# a decided class is asked for with this logit against zeros: its softmax is 1 to rounding
+# a decided class gets this logit against zeros: its softmax is 1 to rounding
 SURE_LOGIT = 100.0
 
 
 class TeacherCache:
-    """Answer from disk where the answer is known, else ask the teacher and write it down.
+    """Return stored logits where there are any, else run the teacher and store them.
 
     Args:
-        folder: Holds the answers; made if need be.
+        folder: Holds the logits; created if need be.
         description: What they belong to, as plain values.
-        ask: The teacher: images (B, 3, H, W) to logits (B, K).
+        teacher: The teacher: images (B, 3, H, W) to logits (B, K).
         num_images: Of the training split.
         repeats: Views of an image in an epoch.
         num_classes: K.
         top_k: Logits kept; None keeps the decision only (hard distillation).
 
     Raises:
-        CheckpointError: The folder holds the answers to other questions.
+        CheckpointError: The folder was built with different settings.
     """
 
     def __init__(
@@ -54,35 +54,35 @@ class TeacherCache:
         folder: Path,
         *,
         description: dict[str, Any],
-        ask: Callable[[Tensor], Tensor],
+        teacher: Callable[[Tensor], Tensor],
         num_images: int,
         repeats: int,
         num_classes: int,
         top_k: int | None,
     ) -> None:
         self._folder = folder
-        self._ask = ask
+        self._teacher = teacher
         self._shape = (num_images, repeats)
         self._num_classes = num_classes
         self._top_k = None if top_k is None else min(top_k, num_classes)
         self._open: dict[int, NDArray[Any]] = {}
-        self.found = self.asked = 0
-        _claim(folder, description)
+        self.found = self.computed = 0
+        _check_settings(folder, description)
 
     def __call__(self, images: Tensor, batch: Batch) -> Tensor:
         """Return the teacher's logits (B, K) in the stored form."""
-        answers = self._answers(batch.epoch)
+        records = self._records(batch.epoch)
         place = (batch.indices.cpu().numpy(), batch.repetitions.cpu().numpy())
-        known = answers[place]["known"]
+        known = records[place]["known"]
         if not known.all():
             # the whole batch at once: every image in it is mixed with another
-            answers[place] = self._encode(self._ask(images))
-            self.asked += len(known)
+            records[place] = self._encode(self._teacher(images))
+            self.computed += len(known)
         else:
             self.found += len(known)
-        return self._decode(answers[place]).to(images.device)  # (B, K)
+        return self._decode(records[place]).to(images.device)  # (B, K)
 
-    def _answers(self, epoch: int) -> NDArray[Any]:
+    def _records(self, epoch: int) -> NDArray[Any]:
         """Return the records (N, R) of an epoch, kept open while it lasts."""
         if epoch not in self._open:
             path = self._folder / f"epoch-{epoch:05d}.npy"
@@ -151,7 +151,7 @@ def describe_teacher_inputs(
     micro_batch_size: int,
     epochs: int,
 ) -> dict[str, Any]:
-    """Return everything that decides what a teacher is shown, and by what it is answered."""
+    """Return all settings that decide the teacher's inputs and logits, as plain values."""
     schedule = recipe.schedule
     return {
         "teacher": _digest(teacher),
@@ -170,7 +170,7 @@ def describe_teacher_inputs(
     }
 
 
-def _claim(folder: Path, description: dict[str, Any]) -> None:
+def _check_settings(folder: Path, description: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / DESCRIPTION_FILE
     if not path.exists():
@@ -181,8 +181,7 @@ def _claim(folder: Path, description: dict[str, Any]) -> None:
     different = [key for key in keys if stored.get(key) != description.get(key)]
     if different:
         raise CheckpointError(
-            f"the teacher's answers in {folder} are to other questions: they differ in "
-            f"{', '.join(different)}",
+            f"the teacher cache {folder} was built with different settings: {', '.join(different)}",
             hint="Give this run its own folder with --teacher-cache, or set augment.seed to that "
             f"of the cache ({stored.get('augment_seed')}) if only the seed differs",
         )

@@ -1,4 +1,4 @@
-"""Own timing a network for a moment, so that a run can say, and keep to, how long it takes."""
+"""Time the network for a moment, to estimate a run and to fit it into a time budget."""
 
 import time
 from dataclasses import replace

@@ -81,8 +81,8 @@ def train(
             return result
 
         # All that can be wrong is found before there is a folder
-        agreed = read_frozen_settings(earlier) if earlier is not None else None
-        setup = set_up_run(recipe, splits, start, world=world, agreed=agreed)
+        frozen = read_frozen_settings(earlier) if earlier is not None else None
+        setup = set_up_run(recipe, splits, start, world=world, frozen=frozen)
         teacher = find_teacher(setup, stop=stop)
         folder = earlier or start_run_folder(out, name, recipe, key=key, world=world)
         with watch_status(folder, world):

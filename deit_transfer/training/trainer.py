@@ -58,7 +58,7 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Load the newest whole checkpoint, if there is any, and finish what it had begun."""
+        """Load the newest complete checkpoint, if there is any, and finish the epoch it ends."""
         world = self.setup.world
         # the main process decides, before it writes the first one
         if not world.broadcast(bool(list_checkpoints(self.folder.checkpoints, tag="last"))):
@@ -83,7 +83,7 @@ class Trainer:
             self._end_epoch()
 
     def restore(self) -> None:
-        """Put network, optimizer and average back to the newest whole checkpoint.
+        """Put network, optimizer and EMA back to the newest complete checkpoint.
 
         What was counted and scored since then stays counted: the run goes on from here.
         """
@@ -119,7 +119,7 @@ class Trainer:
             self.stop.check(self.setup.world)
 
     def record_nonfinite(self, incident: NonFiniteStep) -> None:
-        """Write down where a loss or gradient stopped being a number, with the images' names."""
+        """Write a non-finite step to disk, with the images' names."""
         if self.setup.world.is_main:
             ids = self.setup.splits.train.ids
             self.folder.write_json(
@@ -142,7 +142,7 @@ class Trainer:
         )
 
     def predict(self, model: nn.Module, images: ImageSet) -> Predictions:
-        """Return a model's answers on a split; its images are decoded once for the whole run."""
+        """Return a model's predictions on a split, whose images are decoded once a run."""
         batches = self._scoring.get(id(images))
         if batches is None:
             batches = build.scoring_batches(
@@ -188,7 +188,7 @@ class Trainer:
         return done > 0 and at_edge
 
     def _end_epoch(self) -> None:
-        """Score the epoch, keep its weights if they are the best so far, and record it."""
+        """Validate, keep the weights if they are the best so far, and record the epoch."""
         record = self.counters.close_epoch(epochs=self.setup.durations.epochs)
         if (images := self.selection_split) is not None:
             split = "test" if images is self.setup.splits.test else "val"

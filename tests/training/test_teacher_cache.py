@@ -1,4 +1,4 @@
-"""The cached teacher says what the teacher said, and refuses other questions."""
+"""The teacher cache returns what the teacher returned, and refuses other settings."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def cache_in(folder: Path, teacher: CountingTeacher, *, top_k: int | None) -> Te
     return TeacherCache(
         folder,
         description={"teacher": "a", "augment_seed": 1},
-        ask=teacher,
+        teacher=teacher,
         num_images=NUM_IMAGES,
         repeats=REPEATS,
         num_classes=NUM_CLASSES,
@@ -85,13 +85,13 @@ def test_soft_answers_keep_the_probabilities(tmp_path: Path, top_k: int, toleran
     np.testing.assert_allclose(answer.sum(-1), np.ones(4), atol=1e-5)
 
 
-def test_answers_to_other_questions_are_refused_by_name(tmp_path: Path) -> None:
+def test_a_cache_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
     cache_in(tmp_path, CountingTeacher(), top_k=None)
-    with pytest.raises(CheckpointError, match="differ in augment_seed") as caught:
+    with pytest.raises(CheckpointError, match="different settings: augment_seed") as caught:
         TeacherCache(
             tmp_path,
             description={"teacher": "a", "augment_seed": 2},
-            ask=CountingTeacher(),
+            teacher=CountingTeacher(),
             num_images=NUM_IMAGES,
             repeats=REPEATS,
             num_classes=NUM_CLASSES,
