@@ -17,8 +17,8 @@ from deit_transfer.batch import Batch
 from deit_transfer.data.pipeline.batch_transforms import normalize
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.inference import predict_batches
-from deit_transfer.engine.precision import resolve_device, resolve_precision
-from deit_transfer.models.classifier import build_classifier, choose_attention
+from deit_transfer.engine.precision import choose_attention, resolve_device, resolve_precision
+from deit_transfer.models.classifier import build_classifier, set_attention
 
 NUM_CLASSES = 10
 NUM_BATCHES = 2
@@ -52,10 +52,9 @@ def our_scoring(*, name: str, batch_size: int, resolution: int, device_name: str
         keep_freed_memory()
     classifier = build_classifier(name=name, num_classes=NUM_CLASSES, resolution=resolution)
     classifier.to(device)
-    choice = choose_attention(
-        classifier, resolution=resolution, device=device, dtype=precision.dtype
-    )
-    print(f"ours: {precision.name} ({precision.reason}), {choice.attention} attention")
+    attention = choose_attention(precision)
+    set_attention(classifier, attention)
+    print(f"ours: {precision.name} ({precision.reason}), {attention} attention")
     shape = (batch_size, 3, resolution, resolution)
     indices = torch.arange(NUM_BATCHES * batch_size)
     batches = [

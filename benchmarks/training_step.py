@@ -23,9 +23,9 @@ from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.loop import train_steps
 from deit_transfer.engine.losses import make_objective
 from deit_transfer.engine.optimizer import make_optimizer
-from deit_transfer.engine.precision import resolve_device, resolve_precision
+from deit_transfer.engine.precision import choose_attention, resolve_device, resolve_precision
 from deit_transfer.engine.state import TrainState
-from deit_transfer.models.classifier import build_classifier, choose_attention
+from deit_transfer.models.classifier import build_classifier, set_attention
 from deit_transfer.models.compile import compile_network
 
 NUM_CLASSES = 10
@@ -72,13 +72,12 @@ def our_step(
     images, targets = made_up(batch_size, resolution, device)
     classifier = build_classifier(name=name, num_classes=NUM_CLASSES, resolution=resolution)
     classifier.to(device)
-    choice = choose_attention(
-        classifier, resolution=resolution, device=device, dtype=precision.dtype
-    )
+    attention = choose_attention(precision)
+    set_attention(classifier, attention)
     if compiled:
         compile_network(classifier, device=device)
     print(f"ours: {precision.name} ({precision.reason}){', compiled' if compiled else ''}")
-    print(f"ours: {choice.attention} attention; freed memory is kept: {kept}")
+    print(f"ours: {attention} attention; freed memory is kept: {kept}")
     pixels = torch.zeros(batch_size, 3, 1, 1, dtype=torch.uint8)
     indices = torch.arange(batch_size)
     batch = Batch(

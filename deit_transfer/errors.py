@@ -1,4 +1,4 @@
-"""Own every error a user can meet: message, hint and exit code. Print nothing.
+"""Every error a user can meet: message, hint and exit code.
 
 DeitTransferError            1    something we did not foresee
 ├── UsageError               2    a flag, name or combination that cannot be

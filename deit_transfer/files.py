@@ -1,4 +1,4 @@
-"""Own writing a report's files: each appears whole or not at all, and replaces only its like."""
+"""Write files whole or not at all, and replace only files of the same kind."""
 
 import contextlib
 import errno

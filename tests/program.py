@@ -70,10 +70,10 @@ QUICK = (
     "--set=schedule.warmup_epochs=0.5",
     "--set=optim.floor_lr=0",
     "--set=optim.warmup_lr=0",
-    "--set=run.attention=fused",
+    "--set=data.select=val",
 )
 
-BatchTransform = Callable[[], object]
+Prepare = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def start_program(
     *arguments: str | Path,
     folder: Path,
     environment: Mapping[str, str] | None = None,
-    prepare: Sequence[BatchTransform] = (),
+    prepare: Sequence[Prepare] = (),
     on_terminal: bool = False,
 ) -> Running:
     """Start `deit-transfer ARGUMENTS` in a folder.
@@ -187,7 +187,7 @@ def run_program(
     *arguments: str | Path,
     folder: Path,
     environment: Mapping[str, str] | None = None,
-    prepare: Sequence[BatchTransform] = (),
+    prepare: Sequence[Prepare] = (),
     on_terminal: bool = False,
 ) -> Ended:
     """Run `deit-transfer ARGUMENTS` in a folder to its end; see `start_program`."""
@@ -217,7 +217,7 @@ def _run(
     folder: str,
     streams: list[str],
     environment: dict[str, str],
-    prepare: list[BatchTransform],
+    prepare: list[Prepare],
 ) -> None:
     # tests that themselves run in the background of a shell inherit an ignored Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Own how far a classifier's probabilities can be believed, and the temperature that mends them.
+"""Calibration metrics (ECE, NLL, Brier) and temperature scaling.
 
 Know no run, dataset or network. A temperature is fitted on the answers that it is given; whoever
 calls says which images these were, and never gives those that the figures are then taken on.
@@ -20,7 +20,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # a guess: published ones lie in 
 
 
 class Calibration(NamedTuple):
-    """Hold the calibration of N answers: `ece` in percentage points, `nll` in nats, `brier` 0..2.
+    """Calibration of N predictions: `ece` in percentage points, `nll` in nats, `brier` 0..2.
 
     A temperature of 1 is none.
     """
@@ -32,7 +32,7 @@ class Calibration(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """Hold one bin of confidences: its edges, its answers, and their means in percent."""
+    """One bin of confidences: its edges, its predictions, and their means in percent."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""Own accuracy over groups of classes: many, medium and few training images; super-categories.
+"""Accuracy over groups of classes: many, medium and few shot; super-categories.
 
 Shapes: N test images, K classes. A decision of -1 is that on an unreadable image, and wrong.
 """
@@ -16,7 +16,7 @@ SHOTS = ("many", "medium", "few")
 
 
 class Shot(NamedTuple):
-    """Hold the score of the classes that had about as many training images, in percent.
+    """The accuracy of classes with about as many training images, in percent.
 
     `accuracy` is the mean over classes of each class's own; None where no such class was tested.
     """
@@ -27,7 +27,7 @@ class Shot(NamedTuple):
 
 
 class SuperCategory(NamedTuple):
-    """Hold the scores of one super-category's images, in percent.
+    """The scores of one super-category's images, in percent.
 
     `top1` asks for the class itself, `group_top1` for any class of the same super-category.
     """
@@ -82,7 +82,7 @@ def group_numbers(names: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def has_hierarchy(names: Sequence[str]) -> bool:
-    """Say whether these super-categories of K classes divide them: neither one nor K of them."""
+    """Return whether the super-categories of K classes divide them: neither one nor K."""
     return 1 < len(set(names)) < len(names)
 
 

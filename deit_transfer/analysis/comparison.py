@@ -1,4 +1,4 @@
-"""Own what a comparison says in numbers: means, intervals and tests over arms that share seeds.
+"""Statistics of a comparison: means, intervals and paired tests over arms that share seeds.
 
 Takes finished results and writes nothing; how the figures are shown belongs to `report`.
 """
@@ -34,7 +34,7 @@ RUN_FACTS = ("run", "seed", "epochs", *MEASURES)
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRuns:
-    """Hold what one arm produced, one entry per seed.
+    """The results of one arm, one entry per seed.
 
     `results` are result objects of single runs (`seed`, `top1` and the other measures, and
     `num_classes` where it is known);
@@ -56,7 +56,7 @@ class ArmRuns:
 
     @property
     def is_fixed(self) -> bool:
-        """Say whether this is one classifier whatever the seed."""
+        """Whether this is one classifier whatever the seed."""
         return len(self.results) == 1 and self.results[0]["seed"] is None
 
 
@@ -161,14 +161,14 @@ def _check_arms(arms: Sequence[ArmRuns]) -> int:
     for arm in arms:
         num_seeds = 1 if arm.is_fixed else len(_by_seed(arm))
         if num_seeds != len(arm.results) or len(arm.correct) != len(arm.results):
-            raise ValueError(f"arm {arm.arm}: one result and one array of answers for each seed")
+            raise ValueError(f"arm {arm.arm}: one result and one array a seed")
     sizes = {np.asarray(correct).size for arm in arms for correct in arm.correct}
     if len(sizes) != 1:
         raise ValueError(f"arms were scored on different numbers of images: {sorted(sizes)}")
     for arm in arms:
         for result, correct in zip(arm.results, arm.correct, strict=True):
             if abs(100 * float(np.mean(correct)) - float(result["top1"])) > 0.01:
-                raise ValueError(f"arm {arm.arm}, seed {result['seed']}: answers give another top1")
+                raise ValueError(f"arm {arm.arm}, seed {result['seed']}: another top1")
     return sizes.pop()
 
 
@@ -251,7 +251,7 @@ def _own_labels(arms: Sequence[ArmRuns], first: Mapping[str, Any]) -> list[str]:
     if flattered:
         labels.append(
             f"{', '.join(flattered)}: the epoch was chosen on test images, as in the paper; this "
-            "flatters the figure"
+            "is optimistic"
         )
     if len({frozenset(_by_seed(arm)) for arm in arms if not arm.is_fixed}) > 1:
         labels.append("the arms were not run with the same seeds: only shared seeds are paired")

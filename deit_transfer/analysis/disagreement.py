@@ -1,4 +1,4 @@
-"""Own how often classifiers decide differently, and how sure that is. Know no run and no tensor.
+"""How often classifiers decide differently (Table 4), with bootstrap intervals.
 
 Rates are shares of the images, 0..1, as in the paper's Table 4. Shapes: N images, C classifiers.
 """
@@ -19,7 +19,7 @@ RESAMPLES = 2000  # a guess: the ends of a 95% interval then rest on 50 resample
 
 @dataclass(frozen=True, kw_only=True)
 class Decisions:
-    """Hold what one classifier decided.
+    """The decisions of one classifier.
 
     `classes` (N,) int64 are numbers that mean the same class for all classifiers, below 0 where
     it could not decide; `right` (N,) bool says whether the decision is the ground truth's.

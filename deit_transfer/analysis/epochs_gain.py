@@ -1,4 +1,4 @@
-"""Own what a longer training gains: the paired difference of two lengths of one arm."""
+"""What more epochs gain: the paired difference between two lengths of one arm."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Own the exchange rate between labels: how many labels one way of training is worth to another.
+"""Label efficiency: how many labels one way of training is worth to another.
 
 An arm A at some number of labels is held against another arm B at every number measured. Where
 A - B turns from positive to negative, on a logarithmic axis of labels, B is as good as A; where
@@ -20,7 +20,7 @@ Relation = Literal["more_than", "about", "at_least", "at_most", "less_than", "un
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Hold what all arms produced with the same labeled images; arms are scored on one test set.
+    """The results of all arms with the same labeled images, on one test set.
 
     `fraction` is the share of the labeled images, in (0, 1]; `labels` is their number.
     """

@@ -1,4 +1,4 @@
-"""Own scores class by class, by scikit-learn: its classification report and confusion matrix.
+"""Metrics per class: scikit-learn's classification report and confusion matrix.
 
 Shapes: N images, K classes. A decision of -1 is that on an unreadable image, and wrong.
 """
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class ClassScore(NamedTuple):
-    """Hold one class's scores in percent; `images` are those that are of the class."""
+    """The metrics of one class in percent; `images` is its support."""
 
     name: str
     images: int
@@ -21,7 +21,7 @@ class ClassScore(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Hold how often images of a class (rows) were given a class (columns), (C, C) counts.
+    """The confusion matrix: true classes in rows, predicted classes in columns, (C, C) counts.
 
     `class_names` are the C classes that images are of, or were given, in label order.
     """
@@ -31,7 +31,7 @@ class Confusion(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """Hold a pair of classes that was confused: images of `true` that were called `given`."""
+    """A pair of classes that was confused: images of `true` predicted as `given`."""
 
     true: str
     given: str

@@ -1,4 +1,4 @@
-"""Own the two probes of frozen features: logistic regression and nearest neighbors.
+"""Probes of frozen features: logistic regression and nearest neighbors.
 
 Both choose their settings on validation images and are then given those too; the test features
 are only ever asked for answers. Know no network, file or dataset.
@@ -38,7 +38,7 @@ UNSEEN_MARGIN = 50.0
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticProbe:
-    """Hold what logistic regression answers: `logits` (N, K) float32 on the test images.
+    """Logistic regression on frozen features: `logits` (N, K) float32 on the test images.
 
     `val_top1` in percent and `val_loss` belong to `c`, fitted without the validation images;
     `tried` has the top-1 of every C. `at_edge`: the best C is the last of the grid.
@@ -56,7 +56,7 @@ class LogisticProbe:
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborProbe:
-    """Hold what nearest neighbors answer: `votes` (N, K) float32 on the test images.
+    """Nearest neighbors on frozen features: `votes` (N, K) float32 on the test images.
 
     `val_top1` in percent belongs to `k` and `weighing`, before the validation images joined.
     """
@@ -118,7 +118,7 @@ def neighbor_probe(
     test: Values,
     num_classes: int,
 ) -> NeighborProbe:
-    """Let the nearest training images by cosine similarity vote, as many as validation prefers.
+    """Classify by a vote of the nearest training images in cosine similarity.
 
     Plain votes count one each, weighted ones exp(similarity / 0.07); of equally good settings
     the fewest neighbors are taken, and plain votes before weighted ones. The validation images

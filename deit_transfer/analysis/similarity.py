@@ -1,4 +1,4 @@
-"""Own how alike vectors are: tokens layer by layer, positions over the grid. Know no network.
+"""Cosine similarities: of tokens layer by layer, of positions over the grid.
 
 Shapes: N images, L layers, D dimensions, an h x w grid of patches.
 """

@@ -1,4 +1,4 @@
-"""Own intervals and paired tests on accuracies in percent. Know no run, dataset or tensor.
+"""Confidence intervals and paired tests on accuracies in percent.
 
 A figure over seeds varies with the seed and gets Student's t; a figure of one run varies only
 with the test images drawn and gets a score interval. Neither covers the other's variation.
@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Interval(NamedTuple):
-    """Hold the two ends of a confidence interval, in the unit of the figure it belongs to."""
+    """The two ends of a confidence interval, in the unit of its metric."""
 
     low: float
     high: float
 
 
 class Difference(NamedTuple):
-    """Hold a paired difference with its interval and p-value, and what `n` pairs were."""
+    """A paired difference with its interval and p-value, and what the `n` pairs were."""
 
     mean: float
     low: float

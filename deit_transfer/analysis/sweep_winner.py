@@ -1,4 +1,4 @@
-"""Own what a search says in numbers: its winner, how sure that is, and differences from a default.
+"""Statistics of a sweep: its winner, how sure that is, and differences from a default.
 
 Trials are judged on validation images alone. Knows no recipe, run or test figure.
 """
@@ -55,7 +55,7 @@ def search_labels(rows: Sequence[Row], winner: Row | None, *, num_images: int) -
     if winner is None or finished < 2:
         return []
     labels = [
-        f"the winner's validation figure is the best of {finished} and so flatters it; "
+        f"the winner's validation accuracy is the best of {finished} and so flatters it; "
         "the test figure had no part in the choice"
     ]
     if close := rivals(rows, winner, num_images=num_images):
@@ -63,7 +63,7 @@ def search_labels(rows: Sequence[Row], winner: Row | None, *, num_images: int) -
         which = "the other" if others == 1 else f"{len(close)} of the {others} other"
         trials, images = ("" if number == 1 else "s" for number in (others, num_images))
         labels.append(
-            f"{which} finished trial{trials} cannot be told from the winner on {num_images:,} "
-            f"validation image{images}"
+            f"{which} finished trial{trials} cannot be distinguished from the winner on "
+            f"{num_images:,} validation image{images}"
         )
     return labels

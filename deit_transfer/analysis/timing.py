@@ -1,4 +1,4 @@
-"""Own measuring speed: how large a batch is timed, and what its timings say. Knows no network.
+"""Throughput statistics: the batch size to time, and the median over repeated runs.
 
 B is the number of images in a batch. The work is given as a function, so that it may be anything.
 """
@@ -12,12 +12,12 @@ BATCH_TOLERANCE = 8
 
 
 class BatchTooLargeError(Exception):
-    """A batch was tried that does not fit into memory."""
+    """A batch does not fit into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Hold the speed over repeated runs of one batch, in images a second.
+    """Throughput over repeated runs of one batch, in images a second.
 
     `mean` is B over the mean time of a run, as in section 5.3 of the paper; `sd` (0 for a single
     run), `slowest` and `fastest` are those of the runs' own speeds.

@@ -1,10 +1,11 @@
-"""Own the program's entry: the list of commands, and how an error becomes an exit code."""
+"""The entry point: the list of commands, and how an error becomes an exit code."""
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from deit_transfer import __version__
 from deit_transfer.cli import (
@@ -35,13 +36,59 @@ checkpoint, 5 diverged, 6 memory or disk, 7 run folder in use, 75 stopped by a
 signal and saved (run again with --resume), 130 Ctrl-C.
 """
 
+COMMANDS = {
+    "Train": {
+        "demo": "Compare on handwritten digits, offline, in minutes on a CPU.",
+        "finetune": "Fine-tune a pretrained network on a dataset or folder.",
+        "scratch": "Train from random weights.",
+        "pretrain": "Pretrain a DeiT as in the paper, with or without a teacher.",
+        "teacher": "Fit a teacher to a dataset.",
+        "plan": "Preview a run: settings, steps and estimated time.",
+    },
+    "Compare": {
+        "compare": "Compare scratch and fine-tuned side by side, over seeds.",
+        "sweep": "Search settings or recipes on validation images.",
+        "epochs": "Show accuracy against epochs, with and without a teacher.",
+    },
+    "Evaluate": {
+        "evaluate": "Score a run, or a network by name, on any dataset.",
+        "predict": "Classify images.",
+        "report": "Write a self-contained HTML report.",
+        "probe": "Score frozen features, before any training.",
+        "disagree": "Show how often classifiers decide differently.",
+        "tokens": "Show what the class and distillation tokens have learned.",
+        "throughput": "Measure images per second of networks.",
+        "paper": "Show the paper's tables with your runs beside them.",
+    },
+    "Data": {
+        "data": "List, download, check and preview datasets.",
+    },
+    "Tools": {
+        "recipes": "List, show, compare and check recipes.",
+        "runs": "List, show and compare runs.",
+    },
+}
+
+
+class GroupedCommands(TyperGroup):
+    """Lists the commands of `--help` in groups, each with one whole sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per group."""
+        for title, commands in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()))
+
+
 app = typer.Typer(
     name="deit-transfer",
+    cls=GroupedCommands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.demo)
 app.command("finetune")(train.finetune)

@@ -1,4 +1,4 @@
-"""Own `compare`: from scratch and from pretrained weights, side by side."""
+"""`compare`: from scratch and from pretrained weights, side by side."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -58,7 +58,7 @@ def compare(
     """
     if flags.recipe is not None:
         raise UsageError(
-            "compare trains each arm with its own recipe, so --recipe says too little",
+            "compare trains each arm with its own recipe, so --recipe is not enough",
             hint=f"Add it as an arm: --arms scratch,finetune,{flags.recipe}; or change all arms "
             "with --set section.key=value",
         )
@@ -84,7 +84,7 @@ def compare(
             callbacks=screen,
         )
     shown = comparison_table(found) if alone else datasets_table(found)
-    output.finish(found, "", shown, f"Figure and report: {found['folder']}")
+    output.finish(found, "", shown, f"Plot and report: {found['folder']}")
     for failure in found.get("failed", [])[:1]:
         raise typer.Exit(failure["exit_code"])
 

@@ -1,4 +1,4 @@
-"""Own the two streams: what a person reads, and the one JSON object a program reads."""
+"""The two streams: stderr and tables for people, one JSON object on stdout for programs."""
 
 import json
 import textwrap
@@ -14,7 +14,7 @@ PLAIN_WIDTH = 80
 
 
 class Output:
-    """Send screens to people and one object to programs.
+    """Sends screens to people and one object to programs.
 
     Args:
         as_json: Print exactly one JSON object on stdout; everything else goes to stderr.
@@ -28,7 +28,7 @@ class Output:
 
     @property
     def shown_live(self) -> bool:
-        """Tell whether a bar may be drawn over and over: on a terminal, unless --quiet.
+        """Whether a live bar may be drawn: on a terminal, unless --quiet.
 
         FORCE_COLOR asks for colors in a file, not for a bar.
         """

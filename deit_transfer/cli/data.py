@@ -1,4 +1,4 @@
-"""Own `data list|prepare|check|preview`: which datasets there are, and what is in one."""
+"""`data list|prepare|check|preview`: the datasets there are, and what is in one."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from deit_transfer.cli.progress import progress_shown
 from deit_transfer.errors import DataError
 
 app = typer.Typer(
-    help="List, fetch, check and look at datasets.", no_args_is_help=True, rich_markup_mode=None
+    help="List, download, check and preview datasets.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -38,7 +38,7 @@ def prepare(
     data_dir: DataDirOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Download what may be downloaded, say how to get the rest, and check the counts."""
+    """Download a dataset, or say how to get it, and check its counts."""
     from deit_transfer.data.prepare import prepare as run_prepare
     from deit_transfer.report.listings import check_table
 
@@ -62,7 +62,7 @@ def preview(
     assignments: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw images beside what the training pipeline makes of them."""
+    """Draw images beside their augmented versions."""
     from deit_transfer.training.preview import preview as run_preview
 
     overrides = _overrides(assignments, data_dir)
@@ -87,7 +87,7 @@ def check(
     assignments: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read every image of a dataset and list all that is wrong (exit code 3)."""
+    """Read every image and list all faults (exit code 3 if any)."""
     from deit_transfer.data.check import check_dataset
     from deit_transfer.report.listings import check_table
     from deit_transfer.runs.listing import load_for_check
@@ -104,7 +104,7 @@ def check(
     output.finish(facts, check_table(facts))
     if report.problems:
         count = "one problem" if len(report.problems) == 1 else f"{len(report.problems)} problems"
-        raise DataError(f"{dataset} has {count}", hint="Mend or remove what is listed above")
+        raise DataError(f"{dataset} has {count}", hint="Fix or remove what is listed above")
 
 
 def _overrides(assignments: list[str] | None, data_dir: Path | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Own `demo`: the whole story in minutes, without a network or a download."""
+"""`demo`: a comparison in minutes, without a download."""
 
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag, OutOption, QuietFlag, SeedsOption
@@ -26,5 +26,5 @@ def demo(
     output = Output(as_json=as_json, quiet=quiet)
     with TrainingScreen(output, several=True) as screen:
         comparison = run_demo(out=out, seeds=seeds, callbacks=screen)
-    folder = f"Figure and report: {comparison['folder']}"
+    folder = f"Plot and report: {comparison['folder']}"
     output.finish(comparison, "", comparison_table(comparison), folder, NEXT_STEPS)

@@ -1,4 +1,4 @@
-"""Own `disagree`: how often networks decide differently (the paper's Table 4)."""
+"""`disagree`: how often classifiers decide differently (the paper's Table 4)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ def disagree(
         typer.Option(
             "--on",
             metavar="DATASET",
-            help="Ask all about these test images. None: what the runs stored.",
+            help="Score all on these test images. Default: stored predictions.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="PNG file to write, in this folder.")] = Path(

@@ -1,4 +1,4 @@
-"""Own `epochs`: accuracy against the length of training, with and without a teacher."""
+"""`epochs`: accuracy against epochs, with and without a teacher."""
 
 from typing import Annotated
 
@@ -64,7 +64,7 @@ def epochs(
             name=name,
             callbacks=screen,
         )
-    output.finish(found, "", epochs_table(found), f"Figure and report: {found['folder']}")
+    output.finish(found, "", epochs_table(found), f"Plot and report: {found['folder']}")
 
 
 def _lengths(grid: str) -> list[int]:

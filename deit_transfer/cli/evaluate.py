@@ -1,4 +1,4 @@
-"""Own `evaluate`: the score of a run or a network, on its own test images or on others."""
+"""`evaluate`: score a run or a network, on its own test images or on others."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,7 +35,7 @@ def evaluate(
     ] = None,
     tta: Annotated[
         Literal["one", "flip", "five", "ten"],
-        typer.Option("--tta", help="Average over views: mirror image, five crops, both (ten)."),
+        typer.Option("--tta", help="Test-time augmentation: flip, five crops, or ten (both)."),
     ] = "one",
     resolutions: Annotated[
         str | None, typer.Option("--resolutions", help="Score at these too: 160,224,288.")
@@ -51,7 +51,7 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write figures, CSV and predictions here.")
+        Path | None, typer.Option("--out", help="Write plots, CSV and predictions here.")
     ] = None,
     data_dir: DataDirOption = None,
     device: DeviceOption = None,

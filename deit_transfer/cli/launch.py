@@ -1,4 +1,4 @@
-"""Own starting several processes of one command on this machine; torchrun does it on many."""
+"""Start several processes of one command on this machine; torchrun does it on many."""
 
 import os
 import signal

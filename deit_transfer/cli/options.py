@@ -1,4 +1,4 @@
-"""Own the named flags that several commands share, and what they change in a recipe.
+"""The flags that several commands share, and the recipe settings they change.
 
 The list is closed: a new setting belongs to the recipe schema, where `--set` reaches it.
 """
@@ -63,7 +63,7 @@ NoStartOption = Annotated[str | None, typer.Option("--from", hidden=True)]
 
 @dataclass(frozen=True)
 class TrainingFlags:
-    """Hold what people change from run to run; None leaves the recipe's value."""
+    """Flags that people change from run to run; None leaves the recipe's value."""
 
     model: Annotated[
         str | None, typer.Option("--model", help="DeiT variant, such as deit_tiny_patch16_224.")
@@ -109,7 +109,7 @@ class TrainingFlags:
     ] = None
     teacher_cache: Annotated[
         Path | None,
-        typer.Option("--teacher-cache", help="Folder that keeps the teacher's answers."),
+        typer.Option("--teacher-cache", help="Folder that caches the teacher's logits."),
     ] = None
     assignments: SetOption = None
 
@@ -182,7 +182,7 @@ def split_list(text: str | None, *, option: str, example: str) -> tuple[str, ...
 
 
 def with_training_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command that takes `flags: TrainingFlags` show each field as an option of its own."""
+    """Show each field of `flags: TrainingFlags` as an option of the command."""
     hints = get_type_hints(command, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(TrainingFlags)}
     field_hints = get_type_hints(TrainingFlags, include_extras=True)

@@ -1,4 +1,4 @@
-"""Own `paper`: the paper's tables and figures, with what was measured here beside them."""
+"""`paper`: the paper's tables and figures, with what was measured here beside them."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Own `plan finetune|scratch`: what a run would do and how long it would take, without a step."""
+"""`plan finetune|scratch`: preview a run and its estimated time."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deit_transfer.recipe.schema import Recipe
 
 app = typer.Typer(
-    help="Say what a run would do, and how long it would take.",
+    help="Preview a run: settings, steps and estimated time.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

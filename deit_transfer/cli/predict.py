@@ -1,4 +1,4 @@
-"""Own `predict`: the likeliest classes of image files."""
+"""`predict`: classify image files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ def predict(
     ],
     top: Annotated[int, typer.Option("--top", min=1, help="Classes shown of each image.")] = 5,
     heads: Annotated[
-        str, typer.Option("--heads", help="Whose answers: class,distill,joint or some of them.")
+        str, typer.Option("--heads", help="Heads to report: class,distill,joint or some of them.")
     ] = "joint",
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write a CSV file instead of showing a table.")
@@ -38,7 +38,7 @@ def predict(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Say what images show. Unreadable ones are listed at the end (exit code 3)."""
+    """Classify images. Unreadable ones are listed at the end (exit code 3)."""
     from deit_transfer.evaluation.predict import check_csv, write_predictions_csv
     from deit_transfer.evaluation.predict import predict as run_predict
     from deit_transfer.report.prediction import pace_line, prediction_table
@@ -73,7 +73,7 @@ def _unreadable(result: dict) -> DataError:
     bad = result["unreadable"]
     count = f"{len(bad):,} of {counted(result['num_images'], 'image')}"
     listed = "".join(f"\n  - {one['reason']}" for one in bad)
-    others = "The others are answered; mend or remove these"
+    others = "The others are classified; fix or remove these"
     return DataError(
         f"{count} could not be read:{listed}",
         hint=others if result["num_answered"] else "Give files that hold an image, whole",

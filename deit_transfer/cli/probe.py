@@ -1,4 +1,4 @@
-"""Own `probe`: what a network's frozen features are worth, before any training."""
+"""`probe`: how good frozen features are, before any training."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +37,7 @@ def probe(
         int | None, typer.Option("--resolution", help="Side of the input in pixels.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of weights that the start does not give.")
+        int | None, typer.Option("--seed", help="Seed of weights that the file does not hold.")
     ] = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder that keeps features for the next time.")

@@ -1,4 +1,4 @@
-"""Own how far a command is, while it works longer than a moment: a live bar, or a line at times.
+"""Progress of work that is no training: a live bar, or a line now and then.
 
 Fetching, unpacking, listing, decoding, scoring; training has a screen of its own.
 """
@@ -16,7 +16,7 @@ Unit = Literal["MB", "images", "runs"]
 
 
 class Pace:
-    """Measure how fast one piece of work goes; work of another total is another piece.
+    """Measures the pace of one piece of work; another total is another piece.
 
     Args:
         now: Returns seconds; replaced in tests.
@@ -45,7 +45,7 @@ def amount(done: int, total: int, unit: Unit) -> str:
 
 
 class WaitingLines:
-    """Say now and then, in plain lines, how far something is.
+    """Prints progress now and then, in plain lines.
 
     Args:
         tell: Prints a line.

@@ -1,4 +1,4 @@
-"""Own `recipes list|show|diff|check`: what can be run, as values with their sources."""
+"""`recipes list|show|diff|check`: the recipes, as values with their sources."""
 
 from typing import Annotated
 
@@ -41,7 +41,7 @@ def list_(as_json: JsonFlag = False) -> None:
 
 @app.command()
 def show(recipe: RecipeArgument, as_json: JsonFlag = False) -> None:
-    """Print a recipe with all its values, a sentence on each, and its source."""
+    """Print a recipe: every value, its meaning and its source."""
     from deit_transfer.recipe.loader import load_recipe
     from deit_transfer.recipe.show import annotated_toml
 

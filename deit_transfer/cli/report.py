@@ -1,4 +1,4 @@
-"""Own `report`: a run or a comparison as one HTML file to look at, keep and send."""
+"""`report`: a run or a comparison as one self-contained HTML file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ def report(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write a run or a comparison as one HTML file that loads nothing."""
+    """Write a self-contained HTML report."""
     from deit_transfer.cli.progress import progress_shown
     from deit_transfer.html_report.report import report as write_report
     from deit_transfer.report.number_format import counted

@@ -1,4 +1,4 @@
-"""Own `runs list|show|compare`: what was trained here, how it ended, and in what it differs."""
+"""`runs list|show|compare`: earlier runs, how they ended, and how they differ."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,7 @@ def show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a run's result, epochs, start and environment."""
+    """Show a run's result, epochs, weights and environment."""
     from deit_transfer.report.runs import run_screens
     from deit_transfer.runs.listing import describe_run
 
@@ -50,7 +50,7 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Say in what two runs differ, and whether their results do, image by image."""
+    """Compare two runs image by image, with a paired test."""
     from deit_transfer.report.run_diff import run_difference
     from deit_transfer.runs.diff import compare_runs
 

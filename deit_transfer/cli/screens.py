@@ -1,4 +1,4 @@
-"""Own what a training run looks like while it runs: header, live bar, growing epoch table."""
+"""What a training run shows: header, live bar, growing training table."""
 
 import os
 import time
@@ -19,7 +19,7 @@ MOST_EPOCH_ROWS = 20
 
 
 class TrainingScreen:
-    """Show one run to a person: live on a terminal, in plain lines elsewhere.
+    """Shows one run to a person: live on a terminal, in plain lines elsewhere.
 
     Use as a context manager, so that the live bar is taken away whatever happens.
 

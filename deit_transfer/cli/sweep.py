@@ -1,4 +1,4 @@
-"""Own `sweep`: a search over settings, or over recipes, chosen on validation images."""
+"""`sweep`: search over settings or recipes, chosen on validation images."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

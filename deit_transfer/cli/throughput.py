@@ -1,4 +1,4 @@
-"""Own `throughput`: how many images a second networks answer on this machine."""
+"""`throughput`: images per second of networks on this machine."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Own `tokens`: what the class and the distillation token have become."""
+"""`tokens`: what the class and the distillation token have learned."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,12 +28,12 @@ def tokens(
         typer.Argument(metavar="[IMAGE...]", help="Image files. None: test images of the run."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Look at this dataset's test images.")
+        str | None, typer.Option("--dataset", help="Use this dataset's test images.")
     ] = None,
     images: Annotated[
         int, typer.Option("--images", min=1, max=100_000, help="Test images looked at.")
     ] = 200,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the figures.")] = Path("tokens"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the plots.")] = Path("tokens"),
     data_dir: DataDirOption = None,
     device: DeviceOption = None,
     as_json: JsonFlag = False,

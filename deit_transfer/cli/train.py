@@ -1,4 +1,4 @@
-"""Own `finetune`, `scratch`, `pretrain` and `teacher fit`: one run, from images to result."""
+"""`finetune`, `scratch`, `pretrain` and `teacher fit`: train one run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -50,7 +50,7 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained DeiT on a dataset."""
     output = Output(as_json=as_json, quiet=quiet)
-    _run("finetune", dataset, flags, start, Place(out, name, resume, nproc), output)
+    _run("finetune", dataset, flags, start, RunPlace(out, name, resume, nproc), output)
 
 
 @with_training_flags
@@ -67,7 +67,7 @@ def scratch(
 ) -> None:
     """Train a DeiT on a dataset from random weights."""
     output = Output(as_json=as_json, quiet=quiet)
-    _run("scratch", dataset, flags, start, Place(out, name, resume, nproc), output)
+    _run("scratch", dataset, flags, start, RunPlace(out, name, resume, nproc), output)
 
 
 @with_training_flags
@@ -84,7 +84,7 @@ def pretrain(
 ) -> None:
     """Pretrain a DeiT as the paper does (Table 9), with or without a teacher."""
     output = Output(as_json=as_json, quiet=quiet)
-    _run("pretrain", dataset, flags, start, Place(out, name, resume, nproc), output)
+    _run("pretrain", dataset, flags, start, RunPlace(out, name, resume, nproc), output)
 
 
 @teacher_app.command("fit")
@@ -102,11 +102,11 @@ def teacher_fit(
 ) -> None:
     """Fit any timm network on a dataset, to teach a DeiT afterward."""
     output = Output(as_json=as_json, quiet=quiet)
-    _run("teacher", dataset, flags, start, Place(out, name, resume, nproc), output)
+    _run("teacher", dataset, flags, start, RunPlace(out, name, resume, nproc), output)
 
 
-class Place(NamedTuple):
-    """Say where a run is written, whether it goes on, and in how many processes."""
+class RunPlace(NamedTuple):
+    """Where a run is written, whether it resumes, and in how many processes."""
 
     out: Path
     name: str | None
@@ -119,7 +119,7 @@ def _run(
     dataset: str,
     flags: TrainingFlags,
     start: str | None,
-    place: Place,
+    place: RunPlace,
     output: Output,
 ) -> None:
     from deit_transfer.cli.launch import launch_processes

@@ -1,4 +1,4 @@
-"""Own which datasets there are by name, and finding, fetching and loading one.
+"""The catalog of datasets: find, download and load one by name, folder or address.
 
 The catalog is what lies in `adapters/`: every module there names its adapters in `ADAPTERS`, and
 in `OPENERS` what it reads by address; no list is kept beside it.
@@ -102,7 +102,7 @@ def published_name(name: str) -> str:
 
 
 def offers_options(name: str) -> bool:
-    """Say whether a dataset has choices, such as what counts as a class; see `Options`."""
+    """Return whether a dataset has choices, such as its taxonomic rank; see `Options`."""
     return isinstance(_adapters().get(name), Configurable)
 
 

@@ -1,4 +1,4 @@
-"""Own reading every image of a dataset once and listing all that is wrong. It changes nothing.
+"""Check a dataset: read every image once and list everything that is wrong with it.
 
 A problem makes figures wrong or a run fail; a warning is for the user to judge.
 """
@@ -32,7 +32,7 @@ _EXAMPLES = 5
 
 
 class ImageFacts(NamedTuple):
-    """Hold what one image told: a digest of its bytes, its size and kind, or what is wrong."""
+    """One image as checked: a digest of its bytes, its size and kind, or its fault."""
 
     digest: bytes
     width: int = 0
@@ -44,7 +44,7 @@ class ImageFacts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadableImage:
-    """Name an image that cannot be decoded."""
+    """An image that cannot be decoded."""
 
     split: str
     image: str
@@ -53,7 +53,7 @@ class UnreadableImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """Name images that are equal byte for byte, each as "split: id"."""
+    """Images that are equal byte for byte, each as "split: id"."""
 
     images: list[str]
     splits: list[str]
@@ -62,7 +62,7 @@ class Copies:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """Hold all that a check found, as plain values.
+    """The result of a check, as plain values.
 
     `facts` are (label, value) pairs for people; `unreadable` and `copies` hold every case, where
     `problems` and `warnings` name some of them.

@@ -1,4 +1,4 @@
-"""Own what a dataset is: its facts, its splits of images, and the adapter that brings it in.
+"""The dataset protocol: facts, splits of images, and the adapter that loads them.
 
 Nothing here decodes, downloads or shuffles. Everything can be pickled, and is held in a few
 contiguous arrays, so that forked loader workers share it instead of copying it page by page
@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """State the facts of one dataset, before any of it is read.
+    """The facts of a dataset, known before any of it is read.
 
     `num_classes` is None and `counts` is empty where only the files can tell (any folder).
     `apply_exif` says whether pictures are turned upright when decoded: yes for people's own
@@ -46,13 +46,13 @@ class DatasetInfo:
     download_mb: int | None = None
 
 
-def printable(name: str) -> str:
+def printable_name(name: str) -> str:
     """Spell out the bytes of a file name that is not UTF-8, which no screen or file can take."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Strings(Sequence[str]):
-    """Hold many strings as one block of UTF-8 bytes, shared by forked processes."""
+    """Many strings in one block of UTF-8 bytes, shared by forked processes."""
 
     def __init__(self, strings: Iterable[str]) -> None:
         encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
@@ -89,7 +89,7 @@ class Strings(Sequence[str]):
 
 
 class LabelSets:
-    """Hold the right answers of N images that may have several each, in two arrays."""
+    """The correct labels of N images that may have several each, in two arrays."""
 
     def __init__(self, sets: Iterable[Sequence[int]]) -> None:
         parts = [np.asarray(part, np.int64) for part in sets]
@@ -121,7 +121,7 @@ class LabelSets:
 
 
 class ImageSource(Protocol):
-    """Hand out the raw images of a split by position."""
+    """The raw images of a split, by position."""
 
     def read(self, position: int) -> bytes | NDArray[np.uint8]:
         """Return an encoded file's bytes, or pixels (H, W, 3)."""
@@ -134,7 +134,7 @@ class ImageSource(Protocol):
 
 
 class ImageSet:
-    """Hold one split: labels, stable ids and where to read each image.
+    """One split: labels, stable ids and where to read each image.
 
     Args:
         labels: (N,) int64 in 0..K-1.
@@ -174,7 +174,7 @@ class ImageSet:
         ids: Sequence[str] | None = None,
         name: str = "image",
     ) -> "ImageSet":
-        """Hold images (N, H, W, 3) that are already pixels in memory."""
+        """Make a split of images (N, H, W, 3) that are in memory."""
         names = [f"{name}-{i:05d}" for i in range(len(labels))] if ids is None else ids
         return cls(labels=labels, ids=names, source=Pixels(images, name))
 
@@ -188,7 +188,7 @@ class ImageSet:
         ids: Sequence[str] | None = None,
         apply_exif: bool = False,
     ) -> "ImageSet":
-        """Hold image files by their paths, with forward slashes, below `folder`."""
+        """Make a split of image files, by paths with forward slashes below `folder`."""
         packed = Strings(paths)
         names = packed if ids is None else ids
         return cls(labels=labels, ids=names, source=Files(folder, packed), apply_exif=apply_exif)
@@ -243,7 +243,7 @@ def join(parts: Sequence[ImageSet]) -> ImageSet:
 
 
 class Pixels:
-    """Serve images that lie decoded in one array (N, H, W, 3)."""
+    """Images that lie decoded in one array (N, H, W, 3)."""
 
     def __init__(self, images: NDArray[np.uint8], name: str) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
@@ -264,7 +264,7 @@ class Pixels:
 
 
 class Files:
-    """Serve image files by their paths below one folder."""
+    """Image files by their paths below one folder."""
 
     def __init__(self, folder: Path, paths: Strings) -> None:
         self.folder = folder
@@ -274,14 +274,14 @@ class Files:
         return (self.folder / self.paths[position]).read_bytes()
 
     def where(self, position: int) -> str:
-        return printable(str(self.folder / self.paths[position]))
+        return printable_name(str(self.folder / self.paths[position]))
 
     def size(self, position: int) -> int:
         return (self.folder / self.paths[position]).stat().st_size
 
 
 class Joined:
-    """Serve the images of several splits one after the other."""
+    """The images of several splits, one after the other."""
 
     def __init__(self, parts: Sequence[ImageSet]) -> None:
         self.parts = tuple(parts)
@@ -307,7 +307,7 @@ class Joined:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Hold a loaded dataset: its class names in label order and its splits.
+    """A loaded dataset: its class names in label order and its splits.
 
     `layout` says in a few words what was found on disk; `notes` what the user should know
     about how it was read (skipped files, carved splits, checksums that differ). `groups` names
@@ -329,7 +329,7 @@ class Dataset:
 
 
 class DatasetAdapter(Protocol):
-    """Bring one dataset in from disk; one file of `adapters/` holds one family."""
+    """Loads one dataset from disk; one file of `adapters/` holds one family."""
 
     @property
     def info(self) -> DatasetInfo: ...
@@ -350,7 +350,7 @@ class DatasetAdapter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Hold the choices that only some datasets offer; the defaults are what all of them mean.
+    """Choices that only some datasets offer, with their defaults.
 
     Args:
         level: What counts as a class, in datasets with a taxonomy.
@@ -363,20 +363,20 @@ class Options:
 
 @runtime_checkable
 class Configurable(Protocol):
-    """What an adapter adds when it offers `Options`."""
+    """The method of an adapter that offers `Options`."""
 
     def configured(self, options: Options) -> DatasetAdapter:
         """Return the adapter that reads the dataset as the options say."""
 
 
 class DatasetOpener(Protocol):
-    """Read datasets that are named by an address: hf:..., wds:..., or a table's path."""
+    """Opens datasets that are named by an address: hf:..., wds:..., or a table's path."""
 
     @property
     def info(self) -> DatasetInfo: ...
 
     def accepts(self, address: str) -> bool:
-        """Tell whether the address is of this kind; whether it can be read shows later."""
+        """Return whether the address is of this kind; it need not be readable."""
 
     def published_name(self, address: str) -> str | None:
         """Return the name in the catalog of the dataset that the address is a copy of."""

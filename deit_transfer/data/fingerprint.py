@@ -1,4 +1,4 @@
-"""Own the short texts that change when the data changes. They prove nothing about intent.
+"""Hash a dataset's contents. Not a security measure.
 
 `fingerprint` is for one copy of a dataset. Hashed are class names, and of each split the ids,
 labels, byte sizes, and the content of up to a thousand images spread evenly over it: any set of

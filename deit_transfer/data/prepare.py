@@ -1,4 +1,4 @@
-"""Own bringing a dataset onto this machine, and saying what lies there afterward."""
+"""Download and unpack a dataset, and describe what is there afterward."""
 
 from pathlib import Path
 from typing import Any

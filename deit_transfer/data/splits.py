@@ -1,4 +1,4 @@
-"""Own which images belong to which split: carving, limiting, restricting to some classes.
+"""Cut splits: carve off validation and test, limit the labels, keep some classes.
 
 Every choice is a pure function of labels and seed, written out here so that no library upgrade
 changes a split that a published figure rests on. Nothing is read from disk.
@@ -246,7 +246,7 @@ def _held_out_per_class(
 
 
 def _rank_within_class(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Give each image its place (N,) in the shuffled list of its own class."""
+    """Return the position (N,) of each image in the shuffled list of its class."""
     order = np.lexsort((_scores(len(labels), seed), labels))
     counts = np.bincount(labels)
     starts = np.cumsum(counts) - counts

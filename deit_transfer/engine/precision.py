@@ -111,14 +111,32 @@ def _cuda_device(device: torch.device, local_rank: int) -> torch.device:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and cpu_has_bf16(Path(os.environ.get(CPUINFO, "/proc/cpuinfo")))
+    return device.type == "cpu" and cpu_has_bf16(_cpuinfo())
+
+
+def _cpuinfo() -> Path:
+    return Path(os.environ.get(CPUINFO, "/proc/cpuinfo"))
+
+
+def choose_attention(precision: Precision) -> Literal["fused", "plain"]:
+    """Choose the attention kernel by a rule, so that two runs on one machine are equal.
+
+    Fused is faster or equal on a GPU, and on a CPU in fp32. On a CPU in bf16 plain matrix products
+    are faster by 1.3x and more (docs/performance.md), unless it has AMX.
+    """
+    if precision.device_type != "cpu" or precision.name != "bf16":
+        return "fused"
+    return "fused" if "amx_bf16" in _cpu_flags(_cpuinfo()) else "plain"
 
 
 def cpu_has_bf16(cpuinfo: Path) -> bool:
     """Return whether the processor multiplies in bfloat16; False without Linux's cpuinfo."""
+    return bool(CPU_BF16_FLAGS & _cpu_flags(cpuinfo))
+
+
+def _cpu_flags(cpuinfo: Path) -> set[str]:
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return False
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return bool(CPU_BF16_FLAGS & set(flags.split()))
+        return set()
+    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())

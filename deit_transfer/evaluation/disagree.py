@@ -1,4 +1,4 @@
-"""Own `disagree`: bringing the decisions of several networks together on the same images.
+"""Compare the decisions of several classifiers on the same images (Table 4).
 
 Images are joined by their ids and classes by their names; a place in a list means nothing.
 """
@@ -18,7 +18,7 @@ from deit_transfer.data.dataset import Dataset, Progress
 from deit_transfer.data.fingerprint import label_fingerprint
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, UsageError
-from deit_transfer.evaluation.predictor import open_predictor, predict_at
+from deit_transfer.evaluation.predictor import open_predictor, predictor_at
 from deit_transfer.paper.values import paper_matrix
 from deit_transfer.report.disagreement import heat_map_png
 from deit_transfer.report.plot_style import check_png
@@ -41,8 +41,8 @@ from deit_transfer.training.data_splits import display_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Hold a network's answers, the names of the classes it numbers and of those of the labels."""
+class NamedPredictions:
+    """Predictions, the class names of their columns, and those of the labels."""
 
     name: str
     answers: StoredPredictions
@@ -98,14 +98,14 @@ def disagree(
     facts = disagreement(classifiers)
     if any(len(one.answers.ids) != facts["num_images"] for one in scored):
         counts = ", ".join(f"{one.name} {len(one.answers.ids):,}" for one in scored)
-        notes.append(f"compared are the images that all answered; in all: {counts}")
+        notes.append(f"compared on the images that all could read; in all: {counts}")
     title = scored[0].dataset if dataset is None else display_name(dataset)
     heat_map_png(path, facts, dataset=title, paper=paper_matrix())
     return {"dataset": title, **facts, "notes": notes, "figure": str(path)}
 
 
 def _names(subjects: Sequence[str]) -> list[str]:
-    """Name each by its folder or model; by all that was given where two would be called alike."""
+    """Name each by its folder or model; by the whole argument where two would have one name."""
     places = [str(Path(text).resolve()) if Path(text).is_dir() else text for text in subjects]
     short = [
         Path(text).resolve().name if Path(text).is_dir() else text.partition("=")[0]
@@ -114,7 +114,7 @@ def _names(subjects: Sequence[str]) -> list[str]:
     for text, times in Counter(places).items():
         if times > 1:
             raise UsageError(
-                f"{text} is given {times} times, and agrees with itself",
+                f"{text} is listed {times} times",
                 hint="Name each run or network once",
             )
     alike = {name for name, times in Counter(short).items() if times > 1}
@@ -129,8 +129,8 @@ def _answers(
     progress: Progress | None,
     *,
     alone: bool,
-) -> Scored:
-    """Return what a run stored, where that is about the images asked for; else ask."""
+) -> NamedPredictions:
+    """Return the stored predictions of a run, if they are on these images; else predict."""
     folder = open_run(text) if Path(text).is_dir() else None
     if folder is not None and (dataset is None or _covers(folder, dataset)):
         stored = _stored(name, folder)
@@ -139,7 +139,7 @@ def _answers(
     if dataset is None:
         raise UsageError(
             f"{text} is no run's folder, so it has no stored predictions",
-            hint="Name the images to ask it about: --on DATASET",
+            hint="Name the images to score it on: --on DATASET",
         )
     return _ask(name, text, dataset, device_name, progress, alone=alone)
 
@@ -148,12 +148,12 @@ def _check_company(name: str, heads: Sequence[str], *, alone: bool) -> None:
     """Refuse a single classifier; the heads of one distilled network do differ."""
     if alone and len(heads) == 1:
         raise UsageError(
-            f"{name} is one classifier, and there is no other for it to differ from",
-            hint="Name two runs or more; deit-transfer evaluate says how often one is wrong",
+            f"disagree needs at least two classifiers, got only {name}",
+            hint="Name two runs or more; deit-transfer evaluate scores one",
         )
 
 
-def _stored(name: str, folder: RunFolder) -> Scored:
+def _stored(name: str, folder: RunFolder) -> NamedPredictions:
     answers = read_predictions(folder.path / PREDICTIONS_FILE)
     class_names = folder.class_names()
     if len(class_names) != answers.class_logits.shape[1]:
@@ -162,7 +162,7 @@ def _stored(name: str, folder: RunFolder) -> Scored:
             f"{answers.class_logits.shape[1]}",
             hint=f"Its {CLASSES_FILE} is not the one that was written; copy the run again",
         )
-    return Scored(
+    return NamedPredictions(
         name=name,
         answers=answers,
         class_names=class_names,
@@ -173,7 +173,7 @@ def _stored(name: str, folder: RunFolder) -> Scored:
 
 
 def _covers(folder: RunFolder, dataset: Dataset) -> bool:
-    """Say whether a run was scored on this very dataset's test images: names and content."""
+    """Return whether a run was scored on this dataset's test images: names and content."""
     wanted = label_fingerprint(dataset.splits, class_names=dataset.class_names)
     predictions = folder.path / PREDICTIONS_FILE
     if folder.read_json("data.json").get("label_fingerprint") != wanted:
@@ -195,7 +195,7 @@ def _ask(
     progress: Progress | None,
     *,
     alone: bool,
-) -> Scored:
+) -> NamedPredictions:
     overrides = {} if device_name is None else {"run.device": device_name}
     predictor = open_predictor(text, overrides=overrides)
     _check_company(name, predictor.heads, alone=alone)
@@ -206,10 +206,10 @@ def _ask(
             f"{display_name(dataset)}, such as {unknown[0]}",
             hint="Name a dataset whose classes all of them were trained on",
         )
-    test, asked = dataset.splits["test"], predict_at(predictor)
+    test, asked = dataset.splits["test"], predictor_at(predictor)
     with StopSignals(hint="") as stop:
-        predictions = asked.answer(asked.batches(test, stop=stop), stop=stop, progress=progress)
-    return Scored(
+        predictions = asked.predict(asked.batches(test, stop=stop), stop=stop, progress=progress)
+    return NamedPredictions(
         name=name,
         answers=predictions_to_store(predictions, test),
         class_names=predictor.class_names,
@@ -219,7 +219,9 @@ def _ask(
     )
 
 
-def _decisions(scored: Sequence[Scored], dataset: Dataset | None) -> tuple[list[Decisions], int]:
+def _decisions(
+    scored: Sequence[NamedPredictions], dataset: Dataset | None
+) -> tuple[list[Decisions], int]:
     """Return every classifier's decisions on the shared images, and how many were unreadable."""
     known = dataset.class_names if dataset is not None else scored[0].label_names
     number = {name: place for place, name in enumerate(known)}
@@ -263,9 +265,9 @@ def _is_right(
     return accepted[np.arange(len(classes)), classes] & (classes != UNDECIDED)
 
 
-def _notes(scored: Sequence[Scored]) -> list[str]:
+def _notes(scored: Sequence[NamedPredictions]) -> list[str]:
     """Return whose stored predictions were taken, and who was asked."""
     stored = [one.name for one in scored if not one.fresh]
     fresh = [one.name for one in scored if one.fresh]
     notes = [f"predictions stored by the run: {', '.join(stored)}"] if stored else []
-    return notes + ([f"asked now: {', '.join(fresh)}"] if fresh else [])
+    return notes + ([f"scored now: {', '.join(fresh)}"] if fresh else [])

@@ -1,4 +1,4 @@
-"""Own which images are scored, a run's own or a dataset's, and which a temperature is fitted on."""
+"""Choose the images to score, of the run or of a dataset, and those to fit a temperature on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ FEW_TO_FIT_ON = 200
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSplit:
-    """Hold a split to score, labeled as the network numbers its classes, and whose it is."""
+    """A split to score, labeled as the network numbers its classes, and its dataset."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""Own scoring a network: a run on its own images, or a run or network by name on any datasets.
+"""Evaluate a run on its own images, or a run or network by name on any datasets.
 
 Nothing is chosen here: whatever is fitted is fitted on validation images, and said so.
 """
@@ -24,7 +24,7 @@ from deit_transfer.evaluation.eval_splits import (
     splits_of_run,
 )
 from deit_transfer.evaluation.metrics import (
-    Answered,
+    SplitPredictions,
     Temperature,
     calibration_facts,
     fit,
@@ -34,7 +34,7 @@ from deit_transfer.evaluation.metrics import (
     super_category_facts,
 )
 from deit_transfer.evaluation.outputs import check_folder, write_evaluation
-from deit_transfer.evaluation.predictor import Predictor, check_heads, open_predictor, predict_at
+from deit_transfer.evaluation.predictor import Predictor, check_heads, open_predictor, predictor_at
 from deit_transfer.models.test_time_augmentation import NUM_VIEWS, Views
 from deit_transfer.paper.comparable import paper_beside
 from deit_transfer.training.data_splits import DataSplits
@@ -44,8 +44,8 @@ KEPT = ("mode", "model", "pretrained", "seed", "epochs", "images_seen", "weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Hold what is asked for beyond the plain figures; see `evaluate`."""
+class EvaluationOptions:
+    """Options of an evaluation; see `evaluate`."""
 
     views: Views
     resolutions: tuple[int, ...]
@@ -95,7 +95,7 @@ def evaluate(
         check_folder(out)
     predictor = open_predictor(str(subject), overrides=overrides)
     check_heads(predictor, tuple(heads))
-    wanted = Wanted(
+    wanted = EvaluationOptions(
         views=views,
         resolutions=tuple(resolutions),
         heads=tuple(heads),
@@ -103,7 +103,7 @@ def evaluate(
         out=out,
     )
     for resolution in (None, *wanted.resolutions):  # what cannot be asked shows before any work
-        predict_at(predictor, resolution=resolution, views=views)
+        predictor_at(predictor, resolution=resolution, views=views)
     with StopSignals(hint="") as stop:
         wants_fit = not dataset_names if temperature is None else temperature
         own = splits_of_run(predictor, named=bool(dataset_names), needed=wants_fit, stop=stop)
@@ -112,17 +112,19 @@ def evaluate(
             targets = [split_of_run(predictor, own, split)]
         notes: list[str] = []
         val = fitting_images(own, split=split, notes=notes) if wants_fit else None
-        asking = _Asking(predictor, stop, _images_asked(predictor, targets, val, wanted), progress)
+        evaluation = _Evaluation(
+            predictor, stop, _images_asked(predictor, targets, val, wanted), progress
+        )
         # ---- fit on validation, then score
         fitted = None
         if val is not None and own is not None:
-            answered = Answered.on(asking.ask(val, None, views), val)
+            scored = SplitPredictions.on(evaluation.predict(val, None, views), val)
             words = f"{len(val):,} validation images of {own.name}"
-            fitted = fit(answered, fitted_on=words)
-        results = [_score(asking, target, wanted, own, fitted, notes) for target in targets]
+            fitted = fit(scored, fitted_on=words)
+        results = [_score(evaluation, target, wanted, own, fitted, notes) for target in targets]
         if out is not None:
             prefixes = _prefixes([target.title for target in targets])
-            for result, prefix, answers in zip(results, prefixes, asking.kept, strict=True):
+            for result, prefix, answers in zip(results, prefixes, evaluation.kept, strict=True):
                 result["files"] = write_evaluation(
                     out, result, answers, predictor.class_names, fitted, prefix=prefix
                 )
@@ -143,22 +145,22 @@ def _prefixes(titles: Sequence[str]) -> list[str]:
     ]
 
 
-class _Asking:
-    """Ask one network about splits, counting the images of all that is asked."""
+class _Evaluation:
+    """The evaluation of one network, counting images for the progress bar."""
 
     def __init__(
         self, predictor: Predictor, stop: StopSignals, total: int, progress: Progress | None
     ) -> None:
         self.predictor = predictor
-        self.kept: list[Answered] = []
+        self.kept: list[SplitPredictions] = []
         self._stop = stop
         self._total = total
         self._done = 0
         self._progress = progress
 
-    def ask(self, images: ImageSet, resolution: int | None, views: Views) -> Predictions:
+    def predict(self, images: ImageSet, resolution: int | None, views: Views) -> Predictions:
         """Return the predictions on a split."""
-        asked = predict_at(self.predictor, resolution=resolution, views=views)
+        asked = predictor_at(self.predictor, resolution=resolution, views=views)
         num_views = NUM_VIEWS[views]
 
         def count(done: int, _images: int) -> None:
@@ -166,25 +168,25 @@ class _Asking:
                 self._progress(self._done + num_views * done, self._total)
 
         batches = asked.batches(images, stop=self._stop)
-        predictions = asked.answer(batches, stop=self._stop, progress=count)
+        predictions = asked.predict(batches, stop=self._stop, progress=count)
         self._done += num_views * len(images)
         return predictions
 
 
 def _score(
-    asking: _Asking,
+    evaluation: _Evaluation,
     target: EvalSplit,
-    wanted: Wanted,
+    wanted: EvaluationOptions,
     own: DataSplits | None,
     fitted: Temperature | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """Return the result object of one split."""
-    predictor = asking.predictor
-    predictions = asking.ask(target.images, None, wanted.views)
-    answered = Answered.on(predictions, target.images)
+    predictor = evaluation.predictor
+    predictions = evaluation.predict(target.images, None, wanted.views)
+    scored = SplitPredictions.on(predictions, target.images)
     if wanted.out is not None:
-        asking.kept.append(answered)
+        evaluation.kept.append(scored)
     resolution = predictor.subject.classifier.resolution
     recorded = predictor.result()
     result: dict[str, Any] = {
@@ -196,18 +198,18 @@ def _score(
         "split": target.split,
         "resolution": resolution,
         "views": wanted.views,
-        "calibration": calibration_facts(answered, fitted),
-        "long_tail": long_tail_facts(answered, _train_counts(own, predictor)),
-        "super_categories": super_category_facts(answered, target.group_of_class),
+        "calibration": calibration_facts(scored, fitted),
+        "long_tail": long_tail_facts(scored, _train_counts(own, predictor)),
+        "super_categories": super_category_facts(scored, target.group_of_class),
     }
     if wanted.heads:
-        result["head_scores"] = head_facts(answered, wanted.heads)
+        result["head_scores"] = head_facts(scored, wanted.heads)
     if wanted.per_class:
-        result |= per_class_facts(answered, predictor.class_names)
+        result |= per_class_facts(scored, predictor.class_names)
     if wanted.views != "one":
-        result["against_one_view"] = _against_one_view(asking, target, answered)
+        result["against_one_view"] = _against_one_view(evaluation, target, scored)
     if wanted.resolutions:
-        result["resolutions"] = _sweep(asking, target, wanted, answered)
+        result["resolutions"] = _sweep(evaluation, target, wanted, scored)
     if wanted.views == "one" and target.split == "test":
         result |= paper_beside(
             target.name,
@@ -233,32 +235,37 @@ def _described(predictor: Predictor) -> dict[str, Any]:
 
 
 def _sweep(
-    asking: _Asking, target: EvalSplit, wanted: Wanted, answered: Answered
+    evaluation: _Evaluation,
+    target: EvalSplit,
+    wanted: EvaluationOptions,
+    scored: SplitPredictions,
 ) -> list[dict[str, Any]]:
     """Return the figures at each resolution, the network's own among them, smallest first."""
-    own = asking.predictor.subject.classifier.resolution
+    own = evaluation.predictor.subject.classifier.resolution
     rows = []
     for resolution in sorted({own, *wanted.resolutions}):
-        other = answered
+        other = scored
         if resolution != own:
-            predictions = asking.ask(target.images, resolution, wanted.views)
-            other = Answered.on(predictions, target.images)
+            predictions = evaluation.predict(target.images, resolution, wanted.views)
+            other = SplitPredictions.on(predictions, target.images)
         row: dict[str, Any] = {"resolution": resolution, "own": resolution == own}
         row |= head_facts(other, ("joint",))["joint"]
         if resolution != own:
-            row["against_own"] = _paired(other, answered)
+            row["against_own"] = _paired(other, scored)
         rows.append(row)
     return rows
 
 
-def _against_one_view(asking: _Asking, target: EvalSplit, averaged: Answered) -> dict[str, Any]:
+def _against_one_view(
+    evaluation: _Evaluation, target: EvalSplit, averaged: SplitPredictions
+) -> dict[str, Any]:
     """Return the top-1 of a single view, and what the average gained over it."""
-    single = Answered.on(asking.ask(target.images, None, "one"), target.images)
+    single = SplitPredictions.on(evaluation.predict(target.images, None, "one"), target.images)
     right = single.decisions() == single.labels()
     return {"top1": 100 * float(right.mean()), **_paired(averaged, single)}
 
 
-def _paired(first: Answered, second: Answered) -> dict[str, Any]:
+def _paired(first: SplitPredictions, second: SplitPredictions) -> dict[str, Any]:
     """Return first minus second in points over the same images, with interval and p-value."""
     hits = [one.decisions() == one.labels() for one in (first, second)]
     found = mcnemar(*hits)
@@ -270,7 +277,10 @@ def _paired(first: Answered, second: Answered) -> dict[str, Any]:
 
 
 def _images_asked(
-    predictor: Predictor, targets: Sequence[EvalSplit], val: ImageSet | None, wanted: Wanted
+    predictor: Predictor,
+    targets: Sequence[EvalSplit],
+    val: ImageSet | None,
+    wanted: EvaluationOptions,
 ) -> int:
     """Return how many views all that is asked for will look at."""
     views = NUM_VIEWS[wanted.views]

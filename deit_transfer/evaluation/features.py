@@ -1,4 +1,4 @@
-"""Own frozen features: what a network says about images before its head, computed once and kept.
+"""Frozen features: what a network computes before its head, computed once and cached.
 
 A kept feature is named by what decides it: the network's weights without its heads, how an image
 is shown to it, and the content of the image. Splits, limits and file names do not enter, so that
@@ -57,7 +57,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Hold the embeddings of N images, and what they cost.
+    """The embeddings of N images, and the seconds they took.
 
     `values` (N, E, D) float32; rows of an image that could not be read are not numbers. `named`
     says which of the E embeddings, side by side, each probe reads. `computed` images were shown to
@@ -186,7 +186,7 @@ def embeddings(classifier: Classifier, images: Tensor) -> Tensor:
 
 
 def _has_one_token(backbone: Any) -> bool:
-    """Say whether a network's head reads one class token."""
+    """Return whether a network's head reads one class token."""
     return (
         isinstance(backbone, VisionTransformer)
         and backbone.global_pool == "token"
@@ -270,7 +270,7 @@ def _compute(
 
 @contextlib.contextmanager
 def _keeping(store: "_Store") -> Iterator[Callable[[Sequence[bytes], NDArray[np.float32]], None]]:
-    """Give what takes digests and their rows, and keeps them now and then and at the end."""
+    """Return a function that stores rows of features now and then, and at the end."""
     waiting: dict[bytes, NDArray[np.float32]] = {}
     since = time.monotonic()
 
@@ -294,8 +294,7 @@ def _keeping(store: "_Store") -> Iterator[Callable[[Sequence[bytes], NDArray[np.
 def _check_finite(found: NDArray[np.float32], classifier: Classifier, precision: Precision) -> None:
     if not np.isfinite(found).all():
         raise CheckpointError(
-            f"{classifier.name} answers images with values that are not numbers, computed in "
-            f"{precision.name}",
+            f"{classifier.name} produced NaN or Inf in {precision.name}",
             hint="Use --precision fp32, which has the widest range; weights of a diverged run have "
             "no remedy"
             if precision.name == "fp16"
@@ -311,15 +310,15 @@ def _content_digests(images: ImageSet, stop: StopSignals | None) -> list[bytes]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """Hold a store's rows: M digests, values (M, E, D), and the seconds (M,) each had taken."""
+class _CachedRows:
+    """The rows of a feature cache: M digests, values (M, E, D), and the seconds (M,) each took."""
 
     digests: Sequence[bytes]
     values: NDArray[np.float32]
     seconds: NDArray[np.float32]
 
 
-NOTHING = _Kept(
+NOTHING = _CachedRows(
     digests=(),
     values=np.empty((0, 1, 0), dtype=np.float32),
     seconds=np.empty(0, dtype=np.float32),
@@ -327,7 +326,7 @@ NOTHING = _Kept(
 
 
 class _Store:
-    """Read and add to the kept features of one network and view."""
+    """The feature cache of one network and view."""
 
     def __init__(self, folder: Path, view: dict[str, Any]) -> None:
         self._view = json.dumps(view, sort_keys=True)
@@ -335,14 +334,14 @@ class _Store:
         self._path = folder / f"{name}.npz"
         self._lock = folder / f"{name}.lock"
 
-    def read(self) -> _Kept:
+    def read(self) -> _CachedRows:
         """Return what is kept; nothing where there is no file, or a damaged or foreign one."""
         try:
             # opened here: np.load leaves a damaged file open
             with self._path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 if str(stored["view"]) != self._view:
                     return NOTHING
-                kept = _Kept(
+                kept = _CachedRows(
                     digests=[row.tobytes() for row in stored["digests"]],
                     values=stored["values"],
                     seconds=stored["seconds"],
@@ -366,7 +365,7 @@ class _Store:
                     self._replace(there, {digest: rows[digest] for digest in new}, seconds_each)
 
     def _replace(
-        self, there: _Kept, new: Mapping[bytes, NDArray[np.float32]], seconds_each: float
+        self, there: _CachedRows, new: Mapping[bytes, NDArray[np.float32]], seconds_each: float
     ) -> None:
         values = np.stack(list(new.values()))  # (M, E, D)
         seconds = np.full(len(new), seconds_each, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Own opening a network to be looked at: a finished run, or a network by name with its weights."""
+"""Open a model for evaluation: a finished run, or a network by name with its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from deit_transfer.runs.folder import RECIPE_FILE, RunFolder, open_run
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """Hold a network in evaluation mode, heads included, and what is known about it.
+    """A network in evaluation mode, heads included, and what is known about it.
 
     `folder` and `recipe` are None for a network that is not a run of ours. `class_names` is None
     where the weights do not say what their classes are called.

@@ -1,4 +1,4 @@
-"""Own what is said of a scored split beyond its accuracy: calibration, groups, single classes.
+"""Metrics of a scored split beyond accuracy: calibration, class groups, single classes.
 
 Shapes: N images, K classes.
 """
@@ -42,21 +42,21 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Temperature:
-    """Hold a fitted temperature, and the images that it was fitted on, in words."""
+    """A fitted temperature, and a description of the images it was fitted on."""
 
     value: float
     fitted_on: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """Hold a network's answers on a split; of several right labels any is right, as in ReaL."""
+class SplitPredictions:
+    """Predictions on a split; with several correct labels any counts, as in ReaL."""
 
     stored: StoredPredictions
     right: NDArray[np.bool_] | None
 
     @classmethod
-    def on(cls, predictions: Predictions, images: ImageSet) -> "Answered":
+    def on(cls, predictions: Predictions, images: ImageSet) -> "SplitPredictions":
         right = None
         if images.label_sets is not None:
             mask = images.label_sets.mask(predictions.class_logits.shape[1])
@@ -74,7 +74,7 @@ class Answered:
         return self.stored.decisions(head)
 
     def readable(self) -> NDArray[np.bool_]:
-        """Say which images (N,) could be read."""
+        """Return which images (N,) could be read."""
         return self.stored.decisions() != UNDECIDED
 
     def logits(self, head: str = "joint") -> list[NDArray[np.float32]]:
@@ -86,49 +86,49 @@ class Answered:
         return [self.stored.class_logits]
 
 
-def fit(answered: Answered, *, fitted_on: str) -> Temperature | None:
+def fit(scored: SplitPredictions, *, fitted_on: str) -> Temperature | None:
     """Fit a temperature on these images, never those that are scored; None where none is readable.
 
     Args:
-        answered: Answers on validation images.
-        fitted_on: What these are, in words.
+        scored: Predictions on validation images.
+        fitted_on: A description of these images.
     """
-    readable = answered.readable()
+    readable = scored.readable()
     if not readable.any():
         return None
-    logits = [one[readable] for one in answered.logits()]
-    value = fit_temperature(logits, answered.labels()[readable])
+    logits = [one[readable] for one in scored.logits()]
+    value = fit_temperature(logits, scored.labels()[readable])
     if not MIN_TEMPERATURE * 1.01 < value < MAX_TEMPERATURE / 1.01:
         fitted_on += "; the range searched ends there"
     return Temperature(value=value, fitted_on=fitted_on)
 
 
-def calibration_facts(answered: Answered, temperature: Temperature | None) -> dict[str, Any]:
+def calibration_facts(scored: SplitPredictions, temperature: Temperature | None) -> dict[str, Any]:
     """Return ECE, NLL and Brier score, as they are and, where one was fitted, at a temperature."""
-    readable = answered.readable()
+    readable = scored.readable()
     facts: dict[str, Any] = {"num_bins": NUM_BINS, "num_images": int(readable.sum())}
     measures = ("ece", "nll", "brier")
     if not readable.any():
         return facts | dict.fromkeys(measures) | {"temperature": None}
-    labels = answered.labels()[readable]
-    found = calibration(answered.stored.probabilities()[readable], labels)
+    labels = scored.labels()[readable]
+    found = calibration(scored.stored.probabilities()[readable], labels)
     facts |= {name: getattr(found, name) for name in measures}
     facts["temperature"] = None
     if temperature is not None:
-        scaled = tempered([one[readable] for one in answered.logits()], temperature.value)
+        scaled = tempered([one[readable] for one in scored.logits()], temperature.value)
         mended = calibration(scaled, labels)
         facts |= {"temperature": temperature.value, "fitted_on": temperature.fitted_on}
         facts |= {f"{name}_scaled": getattr(mended, name) for name in measures}
     return facts
 
 
-def reliability_rows(answered: Answered, temperature: Temperature | None) -> dict[str, Rows]:
+def reliability_rows(scored: SplitPredictions, temperature: Temperature | None) -> dict[str, Rows]:
     """Return the bins of a reliability diagram, by the probabilities that they are of."""
-    readable = answered.readable()
-    labels = answered.labels()[readable]
-    kinds: dict[str, NDArray[Any]] = {"as it is": answered.stored.probabilities()[readable]}
+    readable = scored.readable()
+    labels = scored.labels()[readable]
+    kinds: dict[str, NDArray[Any]] = {"as it is": scored.stored.probabilities()[readable]}
     if temperature is not None:
-        logits = [one[readable] for one in answered.logits()]
+        logits = [one[readable] for one in scored.logits()]
         kinds[f"at temperature {temperature.value:.2f}"] = tempered(logits, temperature.value)
     return {
         name: [one._asdict() for one in reliability(probabilities, labels)]
@@ -136,43 +136,43 @@ def reliability_rows(answered: Answered, temperature: Temperature | None) -> dic
     }
 
 
-def head_facts(answered: Answered, heads: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return all scores of each head asked for, in percent."""
+def head_facts(scored: SplitPredictions, heads: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return all metrics of each head, in percent."""
     named = {}
-    readable = answered.readable()
+    readable = scored.readable()
     for head in heads:
-        probabilities, labels = answered.stored.probabilities(head), answered.labels(head)
-        scored = scores(torch.from_numpy(probabilities), torch.from_numpy(labels))
-        interval = wilson_interval(round(scored.top1 * scored.n / 100), scored.n)
+        probabilities, labels = scored.stored.probabilities(head), scored.labels(head)
+        metrics = scores(torch.from_numpy(probabilities), torch.from_numpy(labels))
+        interval = wilson_interval(round(metrics.top1 * metrics.n / 100), metrics.n)
         found = calibration(probabilities[readable], labels[readable]) if readable.any() else None
         named[head] = {
-            "top1": scored.top1,
+            "top1": metrics.top1,
             "top1_ci95": [interval.low, interval.high],
-            "top5": scored.top5,
-            "mean_per_class": scored.mean_per_class,
-            "loss": scored.loss,
+            "top5": metrics.top5,
+            "mean_per_class": metrics.mean_per_class,
+            "loss": metrics.loss,
             "ece": None if found is None else found.ece,
         }
     return named
 
 
 def long_tail_facts(
-    answered: Answered, train_counts: NDArray[np.int64] | None
+    scored: SplitPredictions, train_counts: NDArray[np.int64] | None
 ) -> dict[str, Any] | None:
     """Return the accuracy of classes with many, medium and few training images, where known."""
     if train_counts is None:
         return None
-    found = long_tail(answered.decisions(), answered.labels(), train_counts)
+    found = long_tail(scored.decisions(), scored.labels(), train_counts)
     return {name: shot._asdict() for name, shot in found.items()}
 
 
 def super_category_facts(
-    answered: Answered, group_of_class: Sequence[str]
+    scored: SplitPredictions, group_of_class: Sequence[str]
 ) -> dict[str, Any] | None:
     """Return the accuracy over super-categories, where the classes have such."""
     if not has_hierarchy([name for name in group_of_class if name]):
         return None
-    rows = super_categories(answered.decisions(), answered.labels(), group_of_class)
+    rows = super_categories(scored.decisions(), scored.labels(), group_of_class)
     return {
         "num": len(rows),
         "top1": group_top1(rows),
@@ -180,9 +180,9 @@ def super_category_facts(
     }
 
 
-def per_class_facts(answered: Answered, class_names: Sequence[str]) -> dict[str, Any]:
+def per_class_facts(scored: SplitPredictions, class_names: Sequence[str]) -> dict[str, Any]:
     """Return scikit-learn's report on every class, and the classes confused most often."""
-    decisions, labels = answered.decisions(), answered.labels()
+    decisions, labels = scored.decisions(), scored.labels()
     mistakes = worst_mistakes(confusion(decisions, labels, class_names))
     return {
         "per_class": [row._asdict() for row in class_scores(decisions, labels, class_names)],
@@ -190,6 +190,6 @@ def per_class_facts(answered: Answered, class_names: Sequence[str]) -> dict[str,
     }
 
 
-def confusion_of(answered: Answered, class_names: Sequence[str]) -> Confusion:
+def confusion_of(scored: SplitPredictions, class_names: Sequence[str]) -> Confusion:
     """Return the confusion matrix of the split."""
-    return confusion(answered.decisions(), answered.labels(), class_names)
+    return confusion(scored.decisions(), scored.labels(), class_names)

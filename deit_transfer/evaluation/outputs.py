@@ -1,4 +1,4 @@
-"""Own the files of an evaluation: confusion matrix, scores by class, calibration, predictions."""
+"""Write the files of an evaluation: confusion matrix, metrics per class, calibration."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from typing import Any
 
 from deit_transfer.errors import ResourceError, UsageError
 from deit_transfer.evaluation.metrics import (
-    Answered,
+    SplitPredictions,
     Temperature,
     confusion_of,
     per_class_facts,
@@ -48,7 +48,7 @@ def check_folder(out: Path) -> None:
 def write_evaluation(
     out: Path,
     result: dict[str, Any],
-    answered: Answered,
+    scored: SplitPredictions,
     class_names: Sequence[str],
     temperature: Temperature | None,
     *,
@@ -76,7 +76,7 @@ def write_evaluation(
             hint="Choose a folder you can write to with --out FOLDER",
         ) from error
     title = f"{result['model']} on {result['dataset']}"
-    matrix = confusion_of(answered, class_names)
+    matrix = confusion_of(scored, class_names)
     paths = {
         name: out / f"{prefix}{name}"
         for name in (
@@ -106,20 +106,20 @@ def write_evaluation(
         class_names=matrix.class_names,
         title=f"{title}: {int(matrix.counts.sum()):,} {result['split']} images",
     )
-    rows = per_class_facts(answered, class_names)["per_class"]
+    rows = per_class_facts(scored, class_names)["per_class"]
     write_text_atomic(
         paths["per-class.csv"], csv_text([list(rows[0]), *(list(row.values()) for row in rows)])
     )
-    if answered.readable().any():
+    if scored.readable().any():
         reliability_png(
             paths["reliability.png"],
-            reliability_rows(answered, temperature),
+            reliability_rows(scored, temperature),
             title=title,
             facts=result["calibration"],
         )
     else:
         del paths["reliability.png"]
-    write_predictions(paths["predictions.npz"], answered.stored)
+    write_predictions(paths["predictions.npz"], scored.stored)
     files = [str(path) for path in paths.values()]
     write_text_atomic(
         paths[EVALUATION_FILE], json.dumps({**result, "files": files}, indent=2) + "\n"

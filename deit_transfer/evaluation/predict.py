@@ -1,4 +1,4 @@
-"""Own `predict`: what a network sees in image files that belong to no dataset."""
+"""Classify image files that belong to no dataset."""
 
 import functools
 import time
@@ -19,11 +19,11 @@ from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, ResourceError
 from deit_transfer.evaluation.outputs import csv_text
 from deit_transfer.evaluation.predictor import (
-    PredictedSplit,
     Predictor,
+    ResolutionPredictor,
     check_heads,
     open_predictor,
-    predict_at,
+    predictor_at,
 )
 from deit_transfer.files import check_replaceable, write_text_atomic
 from deit_transfer.runs.predictions import StoredPredictions, predictions_to_store
@@ -60,11 +60,11 @@ def predict(
     predictor = open_predictor(subject, overrides=overrides)
     check_heads(predictor, tuple(heads))
     images, skipped = find_images(paths)
-    asked = predict_at(predictor)
+    asked = predictor_at(predictor)
     batches = _batches(asked, images)
     start = time.perf_counter()
     with StopSignals(hint="") as stop:
-        predictions = asked.answer(batches, stop=stop, progress=progress)
+        predictions = asked.predict(batches, stop=stop, progress=progress)
     seconds = time.perf_counter() - start
     stored, bad = (
         predictions_to_store(predictions, images),
@@ -151,7 +151,7 @@ def write_predictions_csv(path: Path, result: dict[str, Any]) -> None:
         ) from error
 
 
-def _batches(asked: PredictedSplit, images: ImageSet) -> EvalBatches:
+def _batches(asked: ResolutionPredictor, images: ImageSet) -> EvalBatches:
     # an unreadable image must not keep the others from being answered, and no image is seen twice
     predictor = asked.predictor
     return eval_batches(

@@ -1,4 +1,4 @@
-"""Own getting a network ready to be asked: a run or a network by name, and how it sees images."""
+"""Load a model for evaluation with its preprocessing."""
 
 import math
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ from deit_transfer.recipe.loader import check_values, load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import RECIPE_FILE, RESULT_FILE, open_run
 from deit_transfer.training import build
-from deit_transfer.training.predict_split import answer
+from deit_transfer.training.predict_split import predict_split
 
 HEADS = ("class", "distill", "joint")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """Hold a network with what scoring needs to know: its classes, and its settings of place.
+    """A model with its class names, its preprocessing and where it runs.
 
     `recipe` is the run's own, or one that holds nothing but how a network by name sees images.
     """
@@ -134,8 +134,8 @@ def in_classes_of(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictedSplit:
-    """Hold a network at one resolution, looking at one or several views of each image."""
+class ResolutionPredictor:
+    """A model at one resolution, with or without test-time augmentation."""
 
     predictor: Predictor
     classifier: Classifier
@@ -157,11 +157,11 @@ class PredictedSplit:
             transform=self.transform,
         )
 
-    def answer(
+    def predict(
         self, batches: EvalBatches, *, stop: StopSignals, progress: Progress | None = None
     ) -> Predictions:
         """Return the network's answers; `progress` is called with (images answered, images)."""
-        return answer(
+        return predict_split(
             self.model,
             batches,
             classifier=self.classifier,
@@ -173,9 +173,9 @@ class PredictedSplit:
         )
 
 
-def predict_at(
+def predictor_at(
     predictor: Predictor, *, resolution: int | None = None, views: Views = "one"
-) -> PredictedSplit:
+) -> ResolutionPredictor:
     """Return the network as it is to be asked.
 
     Args:
@@ -194,22 +194,22 @@ def predict_at(
     resized = math.floor(classifier.resolution / crop)
     usual = eval_transform(resolution=classifier.resolution, crop_pct=crop)
     if views == "one":
-        return PredictedSplit(
+        return ResolutionPredictor(
             predictor=predictor, classifier=classifier, model=classifier, transform=usual
         )
     averaged = AveragedViews(classifier, views=views)
     if views == "flip":
-        return PredictedSplit(
+        return ResolutionPredictor(
             predictor=predictor, classifier=classifier, model=averaged, transform=usual
         )
     if resized == classifier.resolution:
         raise UsageError(
-            f"--tta {views}: this network looks at the whole side of an image (crop {crop:g}), "
-            "so that its corners are no other views",
+            f"--tta {views}: five-crop needs crop_pct < 1; this model uses the whole image "
+            f"(crop {crop:g})",
             hint="Use --tta flip, which averages the image and its mirror image",
         )
     whole = eval_transform(resolution=resized, crop_pct=1.0)
-    return PredictedSplit(
+    return ResolutionPredictor(
         predictor=predictor, classifier=classifier, model=averaged, transform=whole
     )
 

@@ -1,8 +1,8 @@
-"""Own `probe`: what a frozen network's features are worth on a dataset, before any training.
+"""Probe: how good frozen features are on a dataset, before any training.
 
-The features of every image are computed once and kept (`run/features.py`); logistic regression
-and nearest neighbors are fitted to those of the training images, choose their settings on the
-validation images, take those in as well, and answer the test images once.
+The features of every image are computed once and kept (`evaluation/features.py`); logistic
+regression and nearest neighbors are fitted to those of the training images, choose their settings
+on the validation images, take those in as well, and classify the test images once.
 
 As an arm of a comparison:
 
@@ -36,7 +36,12 @@ from deit_transfer.analysis.statistics import wilson_interval
 from deit_transfer.data.dataset import ImageSet, Progress, join
 from deit_transfer.data.splits import carve_val
 from deit_transfer.engine.inference import Predictions
-from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
+from deit_transfer.engine.precision import (
+    Precision,
+    choose_attention,
+    resolve_device,
+    resolve_precision,
+)
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.evaluation.features import Features, extract_features, features_folder
@@ -44,7 +49,6 @@ from deit_transfer.evaluation.load_model import split_model_weights
 from deit_transfer.models.checkpoint_adaptation import LoadReport
 from deit_transfer.models.classifier import (
     Classifier,
-    choose_attention,
     head_names,
     is_head_key,
     set_attention,
@@ -77,7 +81,7 @@ GO_ON = "Features computed so far are kept: run the same command again to go on"
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRow:
-    """Hold both probes of one embedding of D dimensions."""
+    """Both probes of one embedding of D dimensions."""
 
     name: str
     dimensions: int
@@ -108,7 +112,7 @@ class ProbeRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """Hold what a probe found; see the module's head."""
+    """The result of a probe; see the top of the module."""
 
     result: dict[str, Any]
     correct: NDArray[np.bool_]
@@ -191,7 +195,7 @@ def probe_arm(
     began = time.monotonic()
     if len(np.unique(splits.train.labels)) < 2:
         raise DataError(
-            f"{splits.name} has one class to learn: there is nothing to tell apart",
+            f"{splits.name} has only one class",
             hint="Give a folder with one folder for each of two classes or more",
         )
     device = resolve_device(recipe.run.device)
@@ -242,23 +246,23 @@ def probe_arm(
     )
 
 
-class _Subject(NamedTuple):
-    """Hold a network's name and weights, and where it is a run's its resolution."""
+class _ProbedModel(NamedTuple):
+    """A network's name and weights and, for a run, its resolution."""
 
     name: str
     start: PretrainedWeights
     resolution: int | None = None
 
 
-def _read_subject(text: str) -> _Subject:
+def _read_subject(text: str) -> _ProbedModel:
     """Read what `probe` is asked about; see its `subject`."""
     if Path(text).is_dir():
         folder = open_run(text)
         model = load_recipe(str(folder.path / RECIPE_FILE)).model
         start = read_pretrained(str(folder.path), model_name=model.name)
-        return _Subject(model.name, start, model.resolution)
+        return _ProbedModel(model.name, start, model.resolution)
     name, weights = split_model_weights(text)
-    return _Subject(name, read_pretrained(weights, model_name=name))
+    return _ProbedModel(name, read_pretrained(weights, model_name=name))
 
 
 def _network(
@@ -266,12 +270,8 @@ def _network(
 ) -> tuple[Classifier, LoadReport | None]:
     """Build the network as fine-tuning would, to be asked and never trained."""
     classifier, report = build.network(recipe, ("unused", "head"), start, device)
-    if recipe.run.attention == "auto":
-        choose_attention(
-            classifier, resolution=classifier.resolution, device=device, dtype=precision.dtype
-        )
-    else:
-        set_attention(classifier, recipe.run.attention)
+    asked = recipe.run.attention
+    set_attention(classifier, choose_attention(precision) if asked == "auto" else asked)
     return classifier.eval(), report
 
 
@@ -306,7 +306,7 @@ def _fit(
     if not (np.isfinite(own).all() and np.isfinite(held_out).all()):
         raise DataError(
             "some of the training or validation images cannot be read",
-            hint="deit-transfer data check DATASET lists them; remove them or put them right",
+            hint="deit-transfer data check DATASET lists them; remove or fix them",
         )
     readable: NDArray[np.bool_] = np.asarray(np.isfinite(test).all(axis=1))  # (N,)
     given: dict[str, Any] = {
@@ -374,7 +374,7 @@ def _cost(features: Features, *, seconds_now: float, fit_seconds: float) -> dict
 
 
 def _notes(report: LoadReport | None, classifier: Classifier, rows: list[ProbeRow]) -> list[str]:
-    """Say what a reader must know: parts of the network that are random, searches that ended."""
+    """Return notes: random parts of the network, and searches that ended at an edge."""
     notes = []
     heads = head_names(classifier.backbone)
     drawn = [
@@ -383,9 +383,9 @@ def _notes(report: LoadReport | None, classifier: Classifier, rows: list[ProbeRo
         if item.action == "initialized" and not is_head_key(item.key, heads)
     ]
     if report is None:
-        notes.append("the network is random: it starts from nothing")
+        notes.append("the network has random weights")
     if drawn:
-        notes.append(f"the start does not give {', '.join(drawn)}: drawn at random")
+        notes.append(f"the weights lack {', '.join(drawn)}: drawn at random")
     for row in rows:
         if row.logistic.at_edge:
             notes.append(f"{row.name}: the best C is the last one tried, {row.logistic.c:g}")

@@ -1,4 +1,4 @@
-"""Own timing networks as the paper does (section 5.3): the batch, the runs, and what they cost.
+"""Measure throughput as the paper does (section 5.3): batch size, repeats, memory.
 
 A network named by model is built with random weights: its speed does not depend on them.
 Shapes: B images a batch.

@@ -1,4 +1,4 @@
-"""Own `tokens`: what a network's class and distillation token have become, measured on images."""
+"""Measure what the class and distillation tokens have learned: similarities and attention."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.dataset import ImageSet, Progress
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, UsageError
-from deit_transfer.evaluation.predictor import Predictor, open_predictor, predict_at
+from deit_transfer.evaluation.predictor import Predictor, open_predictor, predictor_at
 from deit_transfer.models.attention import (
     attention_by_layer,
     rollout,
@@ -48,8 +48,8 @@ MOST_MAPS = 6  # images whose attention is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
-    """Hold what was measured on N images, of which the first M have attention maps.
+class TokenMeasurements:
+    """Measurements on N images; the first M of them have attention maps.
 
     `layers` (L + 1, N) and `final` (N,) are cosines between the two tokens, None where there is
     one; `pixels` (R, R, 3) and `maps` by kind (M, T, h, w) belong to the first images.
@@ -162,7 +162,7 @@ def _from_files(paths: Sequence[Path]) -> ImageSet:
 @torch.no_grad()
 def _look(
     predictor: Predictor, images: ImageSet, *, stop: StopSignals, progress: Progress | None
-) -> Looked:
+) -> TokenMeasurements:
     """Show the network all images, in float32, and take its tokens and attention out."""
     classifier = predictor.subject.classifier
     normalize = build.normalization(classifier)
@@ -172,7 +172,7 @@ def _look(
     pixels: list[NDArray[np.uint8]] = []
     maps: dict[str, NDArray[np.float32]] = {}
     done = 0
-    for batch in predict_at(predictor).batches(images, stop=stop):
+    for batch in predictor_at(predictor).batches(images, stop=stop):
         stop.check()
         splits = normalize(batch.images.to(predictor.device))  # (B, 3, R, R)
         if not pixels:
@@ -186,7 +186,7 @@ def _look(
         done += len(batch.labels)
         if progress is not None:
             progress(done, len(images))
-    return Looked(
+    return TokenMeasurements(
         layers=np.concatenate(layers, axis=1) if layers else None,
         final=np.concatenate(final) if final else None,
         pixels=pixels,
@@ -254,7 +254,7 @@ def _token_cosines(backbone: Any, positions: Tensor | None) -> dict[str, float |
     return {name: float(angle) for name, angle in zip(names, angles, strict=True)}
 
 
-def _layers(looked: Looked) -> list[dict[str, Any]]:
+def _layers(looked: TokenMeasurements) -> list[dict[str, Any]]:
     """Return the cosines after each layer; layer 0 is the input of the first block."""
     if looked.layers is None:
         return []
@@ -268,7 +268,7 @@ def _position_facts(similarity: NDArray[np.float64]) -> dict[str, Any]:
     return {"grid": list(similarity.shape[:2]), **describe_positions(similarity)}
 
 
-def _attention_facts(looked: Looked, names: Sequence[str]) -> dict[str, Any]:
+def _attention_facts(looked: TokenMeasurements, names: Sequence[str]) -> dict[str, Any]:
     """Return each token's share of attention on the patches, and how alike both maps are."""
     facts: dict[str, Any] = {"num_images": len(looked.pixels)}
     for kind, maps in looked.maps.items():
@@ -282,7 +282,7 @@ def _attention_facts(looked: Looked, names: Sequence[str]) -> dict[str, Any]:
 
 def _draw(
     facts: Mapping[str, Any],
-    looked: Looked,
+    looked: TokenMeasurements,
     similarity: NDArray[np.float64] | None,
     folder: Path,
     *,

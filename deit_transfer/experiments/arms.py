@@ -1,4 +1,4 @@
-"""Own what the arms of a comparison are: names, and the recipe that each stands for."""
+"""The arms of a comparison: what is compared side by side, each a name and a recipe."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ SPLIT_SETTINGS = ("train_on", "val_fraction", "val_limit", "select", "split_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """Hold one arm: its name, and the recipe that it trains; `notes` say what was changed in it."""
+    """One arm: its name and the recipe it trains; `notes` lists what was changed in it."""
 
     name: str
     recipe: Recipe
@@ -36,7 +36,7 @@ class Arm:
 
     @property
     def is_probe(self) -> bool:
-        """Say whether nothing is trained, only frozen features are read."""
+        """Whether nothing is trained: only frozen features are read."""
         return self.name == PROBE
 
     def with_recipe(self, **sections: Any) -> "Arm":

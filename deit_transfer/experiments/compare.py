@@ -1,4 +1,4 @@
-"""Own the comparison: the same data and seeds from scratch and from pretrained weights."""
+"""Compare training from scratch and from pretrained weights on the same data and seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ from deit_transfer.training.label_overlap import label_overlap_notes
 
 @dataclass(frozen=True, kw_only=True)
 class SizePlan:
-    """Hold what is compared at one share of the labels: the images, and the arms that see them."""
+    """One share of the labels: its images, and the arms that train on them."""
 
     fraction: float
     splits: DataSplits

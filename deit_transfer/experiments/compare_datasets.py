@@ -1,4 +1,4 @@
-"""Own comparing on several datasets: one comparison each, and the paper's Table 6 made of them."""
+"""Compare on several datasets: one comparison each, together the paper's Table 6."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Own the demo: the whole story on handwritten digits, without a network, in minutes on a CPU."""
+"""The demo: a comparison on handwritten digits, without a download, in minutes on a CPU."""
 
 from pathlib import Path
 from typing import Any

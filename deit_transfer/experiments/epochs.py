@@ -1,4 +1,4 @@
-"""Own accuracy against the length of training, with and without a teacher (Figure 3)."""
+"""Accuracy against epochs, with and without a teacher (Figure 3)."""
 
 import shlex
 import sys
@@ -38,7 +38,7 @@ PLAIN, DISTILLED = "plain", "distilled"
 
 @dataclass(frozen=True)
 class EpochsCell:
-    """Hold the runs of one arm at one length, one per seed."""
+    """The runs of one arm at one length, one per seed."""
 
     arm: str
     epochs: int

@@ -1,4 +1,4 @@
-"""Own the sizes at which a comparison is made: which share of the labeled images all arms see."""
+"""Fractions of the labels at which a comparison is made, the same for all arms."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +53,7 @@ def at_fraction(recipe: Recipe, fraction: float) -> Recipe:
 
 
 def has_own_val(recipe: Recipe, splits: DataSplits) -> bool:
-    """Say whether the dataset brings validation images, which no share makes fewer."""
+    """Return whether the dataset brings its own validation images."""
     return recipe.data.train_on == "train" and "val" in splits.dataset.splits
 
 
@@ -89,8 +89,8 @@ def validation_labels(sizes: Sequence[tuple[float, Recipe, DataSplits]]) -> list
         )
     few = [
         f"{len(splits.val)} at {share_text(fraction)}"
-        for fraction, recipe, splits in sizes
-        if recipe.data.select == "val"
+        for fraction, _, splits in sizes
+        if splits.select == "val"
         and splits.val is not None
         and len(splits.val) < FEW_VALIDATION_IMAGES
     ]

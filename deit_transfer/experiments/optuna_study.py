@@ -1,4 +1,4 @@
-"""Own the talk with Optuna: which settings to try next, whether to give up, what came of it.
+"""Wrap an Optuna study: suggest, prune, record.
 
 The study lives in a journal file, so that a search that was cut off goes on. What is suggested
 depends on the seed, the trial's number and the trials before, never on when the search was cut off.
@@ -27,11 +27,11 @@ KEPT_SHARE = 3
 
 
 class Pruned(StoppedError):
-    """Optuna gave up on a trial; never leaves the search."""
+    """Optuna pruned the trial; never leaves the sweep."""
 
 
 class Study:
-    """Hold a search that Optuna leads.
+    """An Optuna study.
 
     Args:
         folder: Where the journal is kept; hold its lock.
@@ -80,25 +80,25 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         return [json.loads(t.user_attrs["row"]) for t in trials if t.state.is_finished()]
 
-    def cut_off(self) -> "list[Ask]":
+    def cut_off(self) -> "list[OptunaTrial]":
         """Return the trials that an earlier process left unfinished."""
         from optuna.trial import Trial, TrialState
 
         left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [Ask(self._study, Trial(self._study, trial._trial_id)) for trial in left]
+        return [OptunaTrial(self._study, Trial(self._study, trial._trial_id)) for trial in left]
 
-    def ask(self) -> "Ask":
+    def ask(self) -> "OptunaTrial":
         """Return the next trial."""
         from optuna.samplers import TPESampler
 
         entropy = np.random.SeedSequence([self._seed, self.num_trials])
         self._study.sampler = TPESampler(seed=int(entropy.generate_state(1)[0]))
         distributions = {one.location: _distribution(one) for one in self._dimensions}
-        return Ask(self._study, self._study.ask(fixed_distributions=distributions))
+        return OptunaTrial(self._study, self._study.ask(fixed_distributions=distributions))
 
 
-class Ask:
-    """Hold one trial that Optuna asks for."""
+class OptunaTrial:
+    """One trial that Optuna suggests."""
 
     def __init__(self, study: "optuna.Study", trial: "optuna.Trial") -> None:
         self._study = study
@@ -118,18 +118,18 @@ class Ask:
         }
 
     def report(self, epoch: int, top1: float) -> None:
-        """Note an epoch's validation top-1; a resumed trial may tell an epoch again."""
+        """Report an epoch's validation top-1; a resumed trial may report an epoch again."""
         if epoch not in self._frozen().intermediate_values:
             self._trial.report(top1, epoch)
 
     def check(self, epoch: int, epochs: int, top1: float) -> None:
-        """Note an epoch's validation top-1, and raise Pruned where the rest is not worth it."""
+        """Report an epoch's validation top-1, and raise Pruned if Optuna gives up on the trial."""
         self.report(epoch, top1)
         if epoch < epochs and self._trial.should_prune():
             raise Pruned(f"pruned after epoch {epoch} of {epochs} at {top1:.1f}% on validation")
 
     def tell(self, row: dict[str, Any]) -> None:
-        """Note what came of the trial; its `state` and `val_top1` are what Optuna goes by."""
+        """Record the outcome of the trial: `state` and `val_top1`."""
         from optuna.trial import TrialState
 
         self._trial.set_user_attr("row", json.dumps(row))

@@ -1,4 +1,4 @@
-"""Own the folder of a comparison: its object, figures and page."""
+"""Write the folder of a comparison: JSON, plots and the Markdown page."""
 
 import shlex
 from collections.abc import Mapping, Sequence

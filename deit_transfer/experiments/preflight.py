@@ -1,4 +1,4 @@
-"""Own what is found out before the first of many runs starts: one set of images, every start."""
+"""Preflight checks for commands that start many runs: one set of images, all weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ HELD_OUT = 0.1  # the schema's own share
 
 @dataclass(frozen=True)
 class Preflight:
-    """Hold the images that all runs see, and the weights they start from."""
+    """The images that all runs share, and the weights they start from."""
 
     splits: DataSplits
     starts: Mapping[tuple[str, str], PretrainedWeights]
@@ -94,18 +94,21 @@ def with_validation(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recip
         raise UsageError(
             "a sweep chooses on validation images, never on test; data.select = 'test' "
             "cannot be asked for",
-            hint="Leave data.select out; the winner's test figure is shown apart",
+            hint="Leave data.select out; the winner's test accuracy is shown apart",
         )
     changed: dict[str, Any] = {}
-    if recipe.data.select == "test":
+    if recipe.data.select != "val":
         changed["select"] = "val"
     if recipe.data.val_fraction == 0 and "data.val_fraction" not in overrides:
         changed["val_fraction"] = HELD_OUT
     if not changed:
         return recipe, None
     data = recipe.data.model_copy(update=changed)
+    if recipe.data.select == "auto":
+        changed.pop("select")  # auto leaves it open
     listed = " and ".join(f"data.{name} = {value}" for name, value in changed.items())
-    return recipe.model_copy(update={"data": data}), f"{listed}, other than in the recipe"
+    note = f"{listed}, other than in the recipe" if changed else None
+    return recipe.model_copy(update={"data": data}), note
 
 
 def read_pretrained_weights(

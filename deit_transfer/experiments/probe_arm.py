@@ -1,4 +1,4 @@
-"""Own the arm of frozen features in a comparison: fitted once, kept by key, found again."""
+"""The probe as an arm of a comparison: fitted once, stored by key, reused."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def probe_or_reuse(
     place = out / dataset / f"probe-{recipe.model.name}-{key.hexdigest()[:KEY_LENGTH]}"
     folder = RunFolder(place)
     if earlier := folder.read_json(RESULT_FILE):
-        callbacks.note(f"reused: {folder} is the probe of this start on this data")
+        callbacks.note(f"reused: {folder} is the probe of these weights on this data")
         return TrainedRun(folder, earlier, reused=True)
     probed = probe_arm(recipe, splits, start, progress=_told_now_and_then(callbacks))
     # one classifier whatever the seed

@@ -1,4 +1,4 @@
-"""Own the uniform soup: the weights of one arm's finished runs averaged, and scored once on test.
+"""Uniform soup: average the weights of finished runs of one arm, and score it once on test.
 
 Source: Wortsman et al., Model soups, ICML 2022 (arXiv 2203.05482), section 2, "uniform soup".
 """
@@ -36,7 +36,7 @@ from deit_transfer.training import build
 from deit_transfer.training.callbacks import Callbacks
 from deit_transfer.training.data_splits import DataSplits
 from deit_transfer.training.final_eval import score_facts
-from deit_transfer.training.predict_split import answer
+from deit_transfer.training.predict_split import predict_split
 from deit_transfer.training.resume import record_data
 
 SOUP = "soup"
@@ -81,7 +81,7 @@ def make_soup(
     classifier, class_names = read_model(runs[0].folder.path, device=device)
     classifier.backbone.load_state_dict(_average(runs), strict=True)
     with StopSignals(before_exit=callbacks.leave, hint=GO_ON) as stop:
-        predictions = answer(
+        predictions = predict_split(
             classifier,
             build.scoring_batches(
                 recipe, splits.test, classifier, World(), lambda _done, _total: stop.check()

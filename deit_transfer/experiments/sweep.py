@@ -1,4 +1,4 @@
-"""Own the sweep: many trainings on the same images, and the best of them on validation."""
+"""Sweep over settings or recipes on the same images, chosen on validation."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Own the trials of a sweep: making them one after the other, and what is written down of each."""
+"""Run the trials of a sweep one after the other, and record each."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ from deit_transfer.analysis.sweep_winner import (
 )
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.errors import DivergedError, RecipeError, ResourceError
-from deit_transfer.experiments.optuna_study import Ask, Pruned, Pruner, Study
+from deit_transfer.experiments.optuna_study import OptunaTrial, Pruned, Pruner, Study
 from deit_transfer.experiments.preflight import Preflight
 from deit_transfer.experiments.train_or_reuse import (
     ValidationOnly,
@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Hold one trial that is to be made; `name` is its recipe's, where recipes are compared."""
+    """A trial to run; `name` is its recipe, where recipes are compared."""
 
     trial: int
     settings: Point
@@ -52,13 +52,13 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Say what tells it from the others."""
+        """The settings that tell it from the others."""
         return self.name if self.name is not None else describe_point(self.settings)
 
 
 @dataclass(kw_only=True)
 class Sweep:
-    """Hold a sweep that is under way: what is shared by its trials, and their rows so far."""
+    """A sweep under way: what its trials share, and their rows so far."""
 
     by: By
     varied: Sequence[str]
@@ -109,13 +109,15 @@ def search(
     under_way.rows.sort(key=lambda row: row["trial"])
 
 
-def _asks(study: Study, trials: int) -> Iterator[Ask]:
+def _asks(study: Study, trials: int) -> Iterator[OptunaTrial]:
     yield from study.cut_off()
     while study.num_trials < trials:
         yield study.ask()
 
 
-def _answer(under_way: Sweep, ask: Ask, recipe_at: Callable[[Point], Recipe], *, total: int) -> Row:
+def _answer(
+    under_way: Sweep, ask: OptunaTrial, recipe_at: Callable[[Point], Recipe], *, total: int
+) -> Row:
     try:
         recipe = recipe_at(ask.settings)
     except RecipeError as error:

@@ -1,4 +1,4 @@
-"""Own training one run of many: finished ones are reused, and what is shown of it along the way."""
+"""Train one run of many, or reuse it if it is finished."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from deit_transfer.training.train import train
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Hold one finished run."""
+    """One finished run."""
 
     folder: RunFolder
     result: dict[str, Any]
@@ -75,7 +75,7 @@ def validation_top1(run: TrainedRun) -> float:
         if record["epoch"] == epoch and record.get(weights) is not None:
             return float(record[weights])
     raise DataError(
-        f"{run.folder} has no validation figure for epoch {epoch}",
+        f"{run.folder} has no validation accuracy for epoch {epoch}",
         hint="Remove the run so that it is trained anew",
     )
 
@@ -112,7 +112,7 @@ def with_teacher(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ValidationOnly:
-    """Pass on what a run tells, with its validation figure in the place of its test figure.
+    """Callbacks that show the validation metric in place of the test metric.
 
     Args:
         inner: Who is told.

@@ -1,4 +1,4 @@
-"""Own showing where a run's network looks: its tokens' attention, over a few test images."""
+"""Attention maps of a run's tokens over a few test images, for its page."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from deit_transfer.engine.distributed import World
 from deit_transfer.errors import ImageError, UsageError
 from deit_transfer.evaluation.tokens import attention_maps
-from deit_transfer.html_report.mistakes import Answers, Pictures, find_mistake_images
+from deit_transfer.html_report.mistakes import PagePredictions, Pictures, find_mistake_images
 from deit_transfer.html_report.page_values import AttentionMap, AttentionRow
 from deit_transfer.html_report.thumbnails import spotlight, thumbnail
 from deit_transfer.models.pretrained import read_model
@@ -22,7 +22,7 @@ KINDS = {"last": "last layer", "rollout": "rollout"}
 
 
 def attention_rows(
-    folder: RunFolder, recipe: Recipe, answers: Answers, pictures: Pictures
+    folder: RunFolder, recipe: Recipe, answers: PagePredictions, pictures: Pictures
 ) -> list[AttentionRow]:
     """Return what each token attends to on a few images, as the network sees them.
 
@@ -68,7 +68,7 @@ def attention_rows(
     ]
 
 
-def _chosen(answers: Answers) -> list[int]:
+def _chosen(answers: PagePredictions) -> list[int]:
     """Return the image of the highest loss, and some right ones of different classes."""
     true = answers.probabilities[np.arange(len(answers.labels)), answers.labels]  # (N,)
     worst = answers.wrong[np.argsort(true[answers.wrong], kind="stable")][:WRONG_SHOWN]
@@ -78,7 +78,7 @@ def _chosen(answers: Answers) -> list[int]:
     return [*drawn[np.sort(first)][:RIGHT_SHOWN].tolist(), *worst.tolist()]
 
 
-def _caption(answers: Answers, place: int) -> str:
+def _caption(answers: PagePredictions, place: int) -> str:
     true = answers.class_names[answers.labels[place]]
     given = answers.class_names[answers.decisions[place]]
     return f"{true}, rightly named" if true == given else f"{true}, taken for {given}"

@@ -1,4 +1,4 @@
-"""Own a run's stored answers as a page shows them: the mistakes, with their pictures.
+"""Mistakes of a run with their images, from its stored predictions.
 
 Shapes: N images, K classes.
 """
@@ -20,15 +20,15 @@ from deit_transfer.runs.predictions import UNDECIDED, StoredPredictions, read_pr
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Hold the test images that a run was scored on, or why they are not at hand."""
+    """The test images that a run was scored on, or why they cannot be shown."""
 
     test: ImageSet | None
     note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """Hold a run's stored answers: probabilities (N, K), decisions and labels (N,)."""
+class PagePredictions:
+    """A run's stored predictions: probabilities (N, K), decisions and labels (N,)."""
 
     stored: StoredPredictions
     class_names: tuple[str, ...]
@@ -49,7 +49,7 @@ class Answers:
         return np.nan_to_num(self.probabilities, nan=0.0).max(axis=1)
 
 
-def read_answers(folder: RunFolder) -> Answers:
+def read_page_predictions(folder: RunFolder) -> PagePredictions:
     """Read a finished run's answers on its test images.
 
     Raises:
@@ -59,10 +59,10 @@ def read_answers(folder: RunFolder) -> Answers:
     if not folder.read_json(RESULT_FILE):
         raise CheckpointError(
             f"the run in {folder} has no result yet",
-            hint="Let it finish, or go on with it by --resume; runs show tells how far it is",
+            hint="Let it finish, or continue it with --resume; runs show shows how far it is",
         )
     stored = read_predictions(folder.path / PREDICTIONS_FILE)
-    return Answers(
+    return PagePredictions(
         stored=stored,
         class_names=folder.class_names(),
         probabilities=stored.probabilities(),
@@ -71,7 +71,7 @@ def read_answers(folder: RunFolder) -> Answers:
 
 
 def worst_mistake_pictures(
-    answers: Answers, pictures: Pictures, count: int
+    answers: PagePredictions, pictures: Pictures, count: int
 ) -> list[MistakePicture]:
     """Return the wrongly answered images of the highest loss, highest first."""
     true = answers.probabilities[np.arange(len(answers.labels)), answers.labels]  # (N,)
@@ -80,7 +80,7 @@ def worst_mistake_pictures(
 
 
 def most_confident_mistakes(
-    answers: Answers, pictures: Pictures, count: int
+    answers: PagePredictions, pictures: Pictures, count: int
 ) -> list[MistakePicture]:
     """Return the wrongly answered images of the highest probability, highest first."""
     order = answers.wrong[np.argsort(-answers.given()[answers.wrong], kind="stable")]
@@ -88,7 +88,7 @@ def most_confident_mistakes(
 
 
 def _mistakes(
-    answers: Answers, places: NDArray[np.int64], pictures: Pictures
+    answers: PagePredictions, places: NDArray[np.int64], pictures: Pictures
 ) -> list[MistakePicture]:
     names = [str(answers.stored.ids[place]) for place in places]
     found = find_mistake_images(pictures.test, set(names))

@@ -1,4 +1,4 @@
-"""Own what a page about a run or a comparison holds, as plain values: the template's vocabulary.
+"""The values of a page about a run or a comparison, as the templates use them.
 
 Percent in 0-100. Texts come as they are; escaping them is the template's.
 """
@@ -14,7 +14,7 @@ Fact = tuple[str, str]
 
 
 class HeadRow(NamedTuple):
-    """Hold one head's scores on the test images, with the 95% interval of its top-1.
+    """The metrics of one head on the test images, with the 95% interval of its top-1.
 
     `top5` is None where there are so few classes that it says nothing.
     """
@@ -29,7 +29,7 @@ class HeadRow(NamedTuple):
 
 
 class ClassRow(NamedTuple):
-    """Hold one class's scores; `images` are those that are of the class."""
+    """The metrics of one class; `images` is its support."""
 
     name: str
     images: int
@@ -39,7 +39,7 @@ class ClassRow(NamedTuple):
 
 
 class ConfusedRow(NamedTuple):
-    """Hold a pair of classes that was confused; `percent` is of the true class's images."""
+    """A pair of classes that was confused; `percent` is of the true class's images."""
 
     true: str
     given: str
@@ -48,7 +48,7 @@ class ConfusedRow(NamedTuple):
 
 
 class MatrixCell(NamedTuple):
-    """Hold a cell of a confusion matrix; `heat` (0 to 1) says how strongly it is colored."""
+    """A cell of a confusion matrix; `heat` (0 to 1) is the strength of its color."""
 
     images: int
     percent: float
@@ -57,14 +57,14 @@ class MatrixCell(NamedTuple):
 
 
 class MatrixRow(NamedTuple):
-    """Hold a row of a confusion matrix: the class that images are of, and what they were given."""
+    """A row of a confusion matrix: a true class and the predicted classes."""
 
     name: str
     cells: Sequence[MatrixCell]
 
 
 class MistakePicture(NamedTuple):
-    """Hold an image that was answered wrongly; `given_percent` and `true_percent` are the
+    """A misclassified image; `given_percent` and `true_percent` are the
     probabilities of the answer and of the truth. Without a picture, `picture` is None."""
 
     name: str
@@ -77,14 +77,14 @@ class MistakePicture(NamedTuple):
 
 
 class AttentionMap(NamedTuple):
-    """Hold where one token looks, drawn over the image."""
+    """One token's attention, drawn over the image."""
 
     caption: str
     picture: Thumbnail
 
 
 class AttentionRow(NamedTuple):
-    """Hold an image, and the maps of it."""
+    """An image and its attention maps."""
 
     caption: str
     picture: Thumbnail
@@ -92,7 +92,7 @@ class AttentionRow(NamedTuple):
 
 
 class SettingRow(NamedTuple):
-    """Hold a setting in which a run differs from the recipe that it was made from."""
+    """A setting in which a run differs from the recipe that it was made from."""
 
     setting: str
     value: str
@@ -100,7 +100,7 @@ class SettingRow(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Hold a plain table: column titles, and rows whose first cell names the row."""
+    """A plain table: column titles, and rows whose first cell names the row."""
 
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -108,7 +108,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunPage:
-    """Hold all that is told of one run; what is empty or None is left out of the page.
+    """The page of one run; what is empty or None is left out.
 
     `sentences` begin with the answer; `classes` are in label order; `recipe` is its lines.
     """
@@ -139,7 +139,7 @@ class RunPage:
 
 
 class ArmRow(NamedTuple):
-    """Hold one arm of a comparison: its scores as text, and where its bar and interval lie.
+    """One arm of a comparison: its scores as text, and the position of its bar and interval.
 
     `interval` says over what the interval is taken. `low` and `high` are None without one.
     """
@@ -154,7 +154,7 @@ class ArmRow(NamedTuple):
 
 
 class DatasetAnswer(NamedTuple):
-    """Hold what the comparison on one dataset found, in words, and where it lies."""
+    """The result of the comparison on one dataset in words, and a link to it."""
 
     dataset: str
     answer: str
@@ -163,7 +163,7 @@ class DatasetAnswer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetsPage:
-    """Hold comparisons on several datasets: a table of top-1, and the answer on each."""
+    """Comparisons on several datasets: a table of top-1, and the result on each."""
 
     title: str
     table: Table
@@ -173,7 +173,7 @@ class DatasetsPage:
 
 
 class Figure(NamedTuple):
-    """Hold a figure that was drawn before, and what it shows."""
+    """A plot that was drawn before, and its caption."""
 
     caption: str
     source: str
@@ -181,7 +181,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonPage:
-    """Hold all that is told of a comparison.
+    """The page of a comparison.
 
     `answer` is the comparison in words, `sentences` go on from it; `differences` hold one line
     each; `arm_titles` name the cells of `arms`; `classes` are top-1 by class (rows) and arm

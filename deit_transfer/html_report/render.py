@@ -1,4 +1,4 @@
-"""Own turning a page's values into one HTML file that asks nothing of any network.
+"""Render the values of a page as one self-contained HTML file.
 
 The templates beside this file hold the markup. Every text is escaped by Jinja's autoescape, and
 control codes in it are spelled out, before it reaches the page: names of classes and files come
@@ -38,7 +38,7 @@ def datasets_html(page: DatasetsPage) -> str:
 
 
 def is_report(text: str) -> bool:
-    """Say whether the beginning of a file is that of a page of ours."""
+    """Return whether a file begins like a page of this program."""
     return f'<meta name="generator" content="{GENERATOR}">' in text
 
 

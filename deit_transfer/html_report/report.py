@@ -1,4 +1,4 @@
-"""Own `report`: one file to look at for a finished run, or for a comparison with all its runs."""
+"""Write a self-contained HTML report about a run, or a comparison with all its runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from deit_transfer.experiments.epochs import REPORT_FILE as EPOCHS_PAGE
 from deit_transfer.experiments.outputs import FIGURE_FILE
 from deit_transfer.experiments.sweep_trials import REPORT_FILE as SWEEP_PAGE
 from deit_transfer.files import check_replaceable, write_text_atomic
-from deit_transfer.html_report.mistakes import Pictures, read_answers
+from deit_transfer.html_report.mistakes import Pictures, read_page_predictions
 from deit_transfer.html_report.page_values import (
     ArmRow,
     ComparisonPage,
@@ -56,7 +56,7 @@ PAGE_FILE = "report.html"
 # folders of other kinds by the file that tells them: what they are, and the page they hold
 OTHER_FOLDERS = {
     SWEEP_FILE: ("sweep", SWEEP_PAGE),
-    EPOCHS_FILE: ("figure of accuracy by length", EPOCHS_PAGE),
+    EPOCHS_FILE: ("plot of accuracy against epochs", EPOCHS_PAGE),
 }
 PICTURES_OF_A_RUN = 6  # at the most, where a run is one of several on a page
 NOT_WANTED = Pictures(test=None)
@@ -126,7 +126,7 @@ def report(
 
 
 class Library:
-    """Open the test images of runs, each dataset once."""
+    """Opens the test images of runs, each dataset once."""
 
     def __init__(
         self, *, num_images: int, data_dir: Path | None, progress: Progress | None
@@ -165,7 +165,7 @@ class Library:
 
 
 def _nothing_to_report(place: Path) -> DataError:
-    """Say what a folder is that no page can be written about, and what to name instead."""
+    """Return the error for a folder that no report can be written about."""
     list_them = "deit-transfer runs list FOLDER shows the runs below a folder"
     if not place.is_dir():
         return DataError(f"there is no folder {place}", hint=list_them)
@@ -391,7 +391,7 @@ def _class_table(found: Sequence[tuple[str, RunFolder]]) -> Table:
         return Table((), ())
     shares: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for arm, folder in found:
-        answers = read_answers(folder)
+        answers = read_page_predictions(folder)
         right = answers.decisions == answers.labels
         shares[arm].append(
             {
@@ -415,7 +415,7 @@ def _setup(place: Path, comparison: Mapping[str, Any]) -> list[Fact]:
         ("folder", str(place)),
         ("dataset", comparison["dataset"]),
         ("model", comparison["model"]),
-        ("start of the fine-tuned arm", comparison.get("pretrained")),
+        ("pretrained weights of the fine-tuned arm", comparison.get("pretrained")),
         ("seeds", ", ".join(str(seed) for seed in comparison.get("seeds") or [])),
         ("budget", comparison.get("budget")),
         ("images", counts_text(comparison["counts"]) if comparison.get("counts") else None),

@@ -1,4 +1,4 @@
-"""Own gathering what the page about one run tells: every value is read or computed here.
+"""Collect the values of the page about one run.
 
 Shapes: C classes that are in a matrix.
 """
@@ -18,7 +18,7 @@ from deit_transfer.html_report.attention import attention_rows
 from deit_transfer.html_report.mistakes import (
     Pictures,
     most_confident_mistakes,
-    read_answers,
+    read_page_predictions,
     worst_mistake_pictures,
 )
 from deit_transfer.html_report.page_values import (
@@ -85,7 +85,7 @@ def run_page(
         DataError: Its predictions are gone or damaged.
     """
     result, records = folder.read_json(RESULT_FILE), folder.metrics()
-    answers = read_answers(folder)
+    answers = read_page_predictions(folder)
     recipe = load_recipe(str(folder.path / RECIPE_FILE))
     found = per_class.class_scores(answers.decisions, answers.labels, answers.class_names)
     classes = [ClassRow(*score) for score in found]
@@ -273,7 +273,7 @@ def _provenance(folder: RunFolder, recipe: Recipe) -> list[Fact]:
         ("images", counts_text(data["counts"]) if data.get("counts") else None),
         *(("note on the data", note) for note in data.get("notes") or []),
         ("fingerprint of the data", data.get("fingerprint")),
-        ("key of recipe, data and start", folder.read_json(KEY_FILE).get("key")),
+        ("key of recipe, data and weights", folder.read_json(KEY_FILE).get("key")),
         ("SHA-256 of the weights", folder.read_json("model.json").get("weights_sha256")),
     ]
     return _told(facts)

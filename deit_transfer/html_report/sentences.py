@@ -1,4 +1,4 @@
-"""Own a run's result in sentences, for people who will read nothing else."""
+"""A run's result in sentences, for people who read nothing else."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath

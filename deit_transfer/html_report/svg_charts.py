@@ -1,4 +1,4 @@
-"""Own the geometry of line charts: ticks, and points in the units of a picture. Draws nothing.
+"""Line charts as SVG: ticks, and points in the units of the picture.
 
 The page's template draws what is computed here, so that its lines take the page's colors.
 """
@@ -16,7 +16,7 @@ MOST_MARKERS = 40  # more would hide the line
 
 
 class Frame(NamedTuple):
-    """Hold a picture's size, and the edges of the part where lines are drawn, in its units."""
+    """A picture's size, and the edges of the plotting area, in its units."""
 
     width: int
     height: int
@@ -31,7 +31,7 @@ FRAME = Frame(width=400, height=250, left=46, right=378, top=10, bottom=208)
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Hold one curve by its values; None or a value that is not finite leaves a gap."""
+    """One curve by its values; None or a non-finite value leaves a gap."""
 
     name: str
     x: Sequence[float]
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Hold a place on an axis, in units of the picture, and what is written there."""
+    """A position on an axis, in units of the picture, and its label."""
 
     place: float
     text: str
@@ -48,7 +48,7 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Marker:
-    """Hold a point of a line, in units of the picture, and its values in words."""
+    """A point of a line, in units of the picture, and its values as text."""
 
     x: float
     y: float
@@ -57,7 +57,7 @@ class Marker:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Hold a drawn curve: its path (`M` starts a piece, `L` goes on), its points, its last value.
+    """A drawn curve: its path (`M` starts a piece, `L` continues), its points, its last value.
 
     `markers` is empty where the points are too many to be marked.
     """
@@ -70,7 +70,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Hold a chart that is ready to be drawn in FRAME."""
+    """A chart that is ready to be drawn in FRAME."""
 
     title: str
     x_title: str
@@ -145,7 +145,7 @@ def _short(value: float) -> str:
 
 
 class _Scale:
-    """Turn values into units of the picture."""
+    """Maps values to units of the picture."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self._low, self._start = low, start

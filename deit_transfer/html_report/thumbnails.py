@@ -1,4 +1,4 @@
-"""Own small pictures that a page carries in itself. Reads no file and knows no dataset."""
+"""Thumbnails that a page carries in itself as data URIs."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ DIMMEST = 0.3  # of the light, where nothing is attended to
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """Hold a picture as a data URI, with its width and height in pixels.
+    """A picture as a data URI, with its width and height in pixels.
 
     `coarse` says that it has fewer pixels than it is shown with.
     """

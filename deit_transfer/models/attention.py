@@ -1,4 +1,4 @@
-"""Own reading what a vision transformer's tokens attend to. Change nothing in the network.
+"""Attention maps: what a vision transformer's class and distillation tokens attend to.
 
 Shapes: B images, L blocks, H heads, M positions (tokens, then patches), T tokens, an h x w grid
 of patches.

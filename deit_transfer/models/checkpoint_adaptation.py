@@ -1,4 +1,4 @@
-"""Own the fitting of start weights to a network, and the itemized report of it.
+"""Fit pretrained weights to a network, with an itemized report.
 
 Between plain and distilled networks, resolutions and patch grids. Nothing is dropped in silence:
 every tensor of the network, and every tensor of the start that finds no place, has one line.
@@ -32,7 +32,7 @@ DISTILL_HEAD = "head_dist"
 
 @dataclass(frozen=True)
 class LoadItem:
-    """Say what happened to one tensor. `size` counts its scalars."""
+    """What happened to one tensor. `size` counts its scalars."""
 
     key: str
     action: Action
@@ -42,7 +42,7 @@ class LoadItem:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Say what a network took from its start.
+    """What a network took from pretrained weights.
 
     `items` has every tensor of the network once, then the start's tensors that were dropped.
     `coverage` is the percentage of the backbone's parameters (heads apart) that were taken.
@@ -96,7 +96,7 @@ def load_pretrained(
     """Load start weights into a freshly built network and report on every tensor.
 
     Patch positions are interpolated to the network's grid; the tokens' own positions are never
-    touched. Whatever the start does not give stays as `build_classifier` drew it: the heads; and
+    touched. Whatever the weights lack stays as `build_classifier` drew it: the heads; and
     from plain to distilled the distillation token and its position.
 
     The heads are drawn anew even when the start has the same number of classes, because they
@@ -159,7 +159,7 @@ def _fit(
         detail = f"patches of {_grid(given.shape[2:])} resampled to {_grid(new_size)}"
         resampled = resample_patch_embed(given.float(), new_size)
         return resampled, LoadItem(key, "interpolated", tensor.numel(), detail)
-    detail = f"{_shape(given)} in the start, {_shape(tensor)} here"
+    detail = f"{_shape(given)} in the weights, {_shape(tensor)} here"
     return tensor, LoadItem(key, "initialized", tensor.numel(), detail)
 
 
@@ -214,20 +214,21 @@ def _fit_head(
     if given.shape == tensor.shape:
         # the names of the classes are not known here; model.keep_head goes by them
         detail = (
-            f"new; model.keep_head keeps the start's if its {given.shape[0]} classes are the same"
+            "new; model.keep_head keeps the one in the weights if its "
+            f"{given.shape[0]} classes are the same"
         )
     else:
-        detail = f"{given.shape[0]} classes in the start, {tensor.shape[0]} here"
+        detail = f"{given.shape[0]} classes in the weights, {tensor.shape[0]} here"
     return tensor, LoadItem(key, "initialized", tensor.numel(), detail)
 
 
 def _absent(start: PretrainedWeights) -> str:
-    """Say that the start lacks a tensor, unless it lacks all of them."""
-    return "" if start.is_none else "not in the start"
+    """Describe the tensors that the weights lack, unless they lack all of them."""
+    return "" if start.is_none else "not in the weights"
 
 
 def _dropped(key: str, value: Tensor) -> LoadItem:
-    """Say why a tensor of the start found no place."""
+    """Describe why a tensor of the weights found no place."""
     is_distill = key == DISTILL_TOKEN or key.startswith(f"{DISTILL_HEAD}.")
     detail = "no distillation token in this network" if is_distill else "not in this network"
     return LoadItem(key, "dropped", value.numel(), detail)
@@ -267,7 +268,7 @@ def _check_heads(report: LoadReport, classifier: Classifier, start: PretrainedWe
     if lost:
         raise CheckpointError(
             f"the head of {start.origin} cannot be kept: {lost[0].key}: {lost[0].detail}",
-            hint="Fine-tune with a new head instead, or take the model the start was trained as",
+            hint="Fine-tune with a new head instead, or take the model that the weights are of",
         )
 
 

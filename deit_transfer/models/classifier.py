@@ -1,12 +1,8 @@
-"""The network that is trained: a timm backbone that returns `HeadLogits`. Loads no weights.
+"""The network that is trained: a timm backbone that returns `HeadLogits`.
 
 Shapes: B images, K classes, T tokens (class, distillation), N patches, D dimensions, L blocks.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import timm
@@ -26,12 +22,9 @@ from deit_transfer.models.variants import (
 
 Attention = Literal["fused", "plain"]
 
-# Plain attention must win by this much before it is chosen: a guess that keeps noise out.
-PLAIN_ATTENTION_MARGIN = 0.95
-
 
 class ParameterCounts(NamedTuple):
-    """Hold how many scalars a network has, and how many of them training may change."""
+    """How many scalars a network has, and how many of them are trained."""
 
     total: int
     trainable: int
@@ -39,16 +32,8 @@ class ParameterCounts(NamedTuple):
     heads: int
 
 
-class AttentionChoice(NamedTuple):
-    """Hold the attention that was chosen and the seconds each took (0 where it was not timed)."""
-
-    attention: Attention
-    fused_s: float
-    plain_s: float
-
-
 class Classifier(nn.Module):
-    """Answer images with the logits of every head, in training and in evaluation alike.
+    """Maps images to the logits of every head, in training and in evaluation alike.
 
     timm's distilled network averages its heads unless it trains; here both heads' logits always
     come back, so that each head and their fusion can be scored. A network without a distillation
@@ -127,7 +112,7 @@ class Classifier(nn.Module):
     def _vision_transformer(self) -> Any:
         if not isinstance(self.backbone, VisionTransformer):
             raise UsageError(
-                f"{self.name} has no class token: only vision transformers have tokens to look at",
+                f"{self.name} has no class token: only vision transformers have tokens",
                 hint="Use a DeiT, such as deit_tiny_distilled_patch16_224",
             )
         return self.backbone
@@ -204,7 +189,7 @@ def head_names(backbone: nn.Module) -> tuple[str, ...]:
 
 
 def is_head_key(key: str, heads: tuple[str, ...]) -> bool:
-    """Say whether a parameter's name lies inside one of the heads."""
+    """Return whether a parameter's name lies inside one of the heads."""
     return any(key.startswith(f"{head}.") for head in heads)
 
 
@@ -230,55 +215,6 @@ def set_attention(classifier: nn.Module, attention: Attention) -> None:
     for layer in classifier.modules():
         if hasattr(layer, "fused_attn"):
             layer.fused_attn = attention == "fused"
-
-
-def choose_attention(
-    classifier: Classifier,
-    *,
-    resolution: int,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    batch_size: int = 8,
-    repeats: int = 3,
-) -> AttentionChoice:
-    """Time one attention layer both ways and set the faster on the whole network.
-
-    Forward and backward of the first block's attention are timed; fused is kept unless plain is
-    clearly faster. A GPU takes fused unasked. The global generators are left as they were.
-    The answer depends on the machine's load and rounding depends on the answer, so a run that
-    must resume bit for bit stores the answer and calls `set_attention` with it.
-
-    Args:
-        classifier: Already on `device`.
-        resolution: Pixels a side, as trained.
-        device: Where training will run.
-        dtype: The autocast dtype; float32 means no autocast.
-        batch_size: Images in the timed batch.
-        repeats: Timings each; the median counts.
-    """
-    backbone: Any = classifier.backbone
-    if device.type != "cpu" or not isinstance(backbone, VisionTransformer):
-        set_attention(classifier, "fused")
-        return AttentionChoice("fused", 0.0, 0.0)
-    attention: Any = backbone.blocks[0].attn
-    patches_a_side = resolution // backbone.patch_embed.patch_size[0]
-    num_tokens = patches_a_side**2 + backbone.num_prefix_tokens
-    tokens = torch.zeros(batch_size, num_tokens, backbone.embed_dim, requires_grad=True)
-    trained = [parameter for parameter in attention.parameters() if parameter.requires_grad]
-
-    def layer_step() -> None:
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            answer = attention(tokens)  # (B, N + 1, D)
-        torch.autograd.grad(answer.sum(), [tokens, *trained])
-
-    with _evaluating(attention):
-        set_attention(classifier, "plain")
-        plain_s = _median_seconds(layer_step, repeats=repeats)
-        set_attention(classifier, "fused")
-        fused_s = _median_seconds(layer_step, repeats=repeats)
-    chosen: Attention = "plain" if plain_s < PLAIN_ATTENTION_MARGIN * fused_s else "fused"
-    set_attention(classifier, chosen)
-    return AttentionChoice(chosen, fused_s, plain_s)
 
 
 def _build_backbone(
@@ -328,25 +264,3 @@ def _build_backbone(
         # with std 1e-6, which is not what DeiT was trained from.
         nn.init.trunc_normal_(backbone.cls_token, std=0.02)
     return backbone
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while, so that no random number is drawn."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
-
-
-def _median_seconds(work: Callable[[], None], *, repeats: int) -> float:
-    """Return the median duration of `work` after one call to warm it up."""
-    work()
-    durations = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        durations.append(time.perf_counter() - start)
-    return statistics.median(durations)

@@ -1,4 +1,4 @@
-"""Own handing a network to torch.compile, and saying before the first step where that fails."""
+"""Compile a network with torch.compile, and report a missing compiler before the first step."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from deit_transfer.errors import ResourceError
 
 
 def compile_network(network: nn.Module, *, device: torch.device, backend: str = "inductor") -> None:
-    """Let torch.compile fuse a network's layers, in place; its first passes take a minute.
+    """Compile a network in place; its first passes take a minute.
 
     The weights keep their names, and copies of the network are not compiled.
 

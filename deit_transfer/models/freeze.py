@@ -1,4 +1,4 @@
-"""Own which parameters training may change."""
+"""Freeze parts of a network."""
 
 import re
 

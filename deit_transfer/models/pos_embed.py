@@ -1,4 +1,4 @@
-"""Own the resizing of position embeddings between patch grids. Touch no token's own embedding.
+"""Resize position embeddings between patch grids.
 
 Shapes: T token positions (class, distillation), an h x w grid of patches, D dimensions.
 """

@@ -1,4 +1,4 @@
-"""Own what a network starts from, and the two files by which a finished run becomes a start.
+"""Read pretrained weights, and write and read the two model files of a finished run.
 
 A run's folder holds `weights.safetensors` (the backbone's state dict in timm's names) and
 `model.json` (what to build before loading it). This module reads and writes those two and
@@ -42,7 +42,7 @@ HF_HUB = "hf-hub:"
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Hold weights to start from, and what is known about where they come from.
+    """Pretrained weights, and what is known about where they come from.
 
     `state_dict` is empty for a start from nothing.
     """
@@ -56,7 +56,7 @@ class PretrainedWeights:
 
     @property
     def is_none(self) -> bool:
-        """Say whether this is the start from nothing."""
+        """Whether these are no weights at all: training from scratch."""
         return not self.state_dict
 
 

@@ -1,4 +1,4 @@
-"""Own where published weights are found: the caches first, then the network. Read no tensor.
+"""Find published weights: in the caches first, then on the network.
 
 The hub's client retries for the better part of a minute when there is no network, so the network
 is asked once, with a deadline, before the client is.
@@ -103,7 +103,7 @@ def _torch_hub_file(url: str) -> Path | None:
 
 
 def _hash_in_name_holds(path: Path) -> bool:
-    """Say whether a `name-<sha256 prefix>.pth` file has the content its name promises."""
+    """Return whether a `name-<sha256 prefix>.pth` file has the hash in its name."""
     promised = path.stem.rsplit("-", 1)[-1]
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(promised)
@@ -128,7 +128,7 @@ def _network_obstacle() -> str:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS + 1)
-    return answers[0] if answers else f"{endpoint} did not answer in {PROBE_SECONDS:.0f} seconds"
+    return answers[0] if answers else f"{endpoint} did not respond in {PROBE_SECONDS:.0f} seconds"
 
 
 def _not_found(
@@ -143,5 +143,5 @@ def _not_found(
         f"the weights {repository} are neither in {hub_cache} nor in {torch_cache}, "
         f"and cannot be downloaded: {first_line.rstrip('.')}",
         hint=f"Download https://huggingface.co/{repo_id}/resolve/main/{name} where there is a "
-        f"network, copy it here and give it by hand: --from path/to/{name}",
+        f"network, copy it here and name the file: --from path/to/{name}",
     )

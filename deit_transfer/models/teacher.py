@@ -1,4 +1,4 @@
-"""Own the frozen teacher: it sees the student's images through its own eyes. Train nothing.
+"""The frozen teacher: it gets the student's images in its own normalization and size.
 
 Shapes: B images, K classes.
 """
@@ -13,7 +13,7 @@ from deit_transfer.models.classifier import Classifier
 
 
 class Teacher:
-    """Answer the student's images with frozen logits.
+    """Maps the student's images to frozen logits.
 
     Not an `nn.Module`, so that a student that holds one neither trains it, switches its mode,
     nor saves it.

@@ -1,4 +1,4 @@
-"""Own a network seen through several views of an image, and at another resolution than its own.
+"""Test-time augmentation (flip, five crops), and evaluation at another resolution.
 
 Shapes: B images, R the network's resolution, S the side of the images given, K classes, V views.
 """
@@ -21,7 +21,7 @@ View = Callable[[Tensor], Tensor]
 
 
 class AveragedViews(nn.Module):
-    """Answer an image by the mean of the probabilities of several views, each head by itself.
+    """Averages the probabilities of several augmented copies, each head by itself.
 
     The logits are the logarithms of these means, so that their softmax is the mean again.
 

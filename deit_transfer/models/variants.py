@@ -1,4 +1,4 @@
-"""Own the table of DeiT variants and the lookup of any timm network by name. Build nothing."""
+"""The table of DeiT variants, and the lookup of any timm network by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ DEFAULT_RESOLUTION = 224
 
 @dataclass(frozen=True)
 class Variant:
-    """Describe one network before it is built.
+    """A network before it is built.
 
     `parameters` counts the whole network with a head of `num_classes` classes. Fields that only
     the DeiT variants know are None for other timm networks.
@@ -41,7 +41,7 @@ class Variant:
 
     @property
     def is_deit(self) -> bool:
-        """Say whether this is one of the DeiT networks of the table."""
+        """Whether this is one of the DeiT networks of the table."""
         return self.embed_dim is not None
 
 

@@ -1,4 +1,4 @@
-"""Own the safe reading of one weights file into a state dict. Never run code found in a file.
+"""Read a weights file into a state dict, safely: no code in a file is ever run.
 
 The format is told by the content, not by the name: safetensors, or a torch file read with
 `weights_only=True` whatever happens. The original DeiT checkpoints hold their command line as an
@@ -83,7 +83,7 @@ def _read_opening(path: Path) -> bytes:
 
 
 def _looks_like_safetensors(opening: bytes) -> bool:
-    """Say whether the bytes start with a header length and a JSON object."""
+    """Return whether the bytes start with a header length and a JSON object."""
     return len(opening) > 8 and opening[8:9] == b"{"
 
 
@@ -145,7 +145,7 @@ def _strip_prefixes(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _describe_content(opening: bytes) -> str:
-    """Say what a file that holds no weights seems to be."""
+    """Describe what a file that holds no weights seems to be."""
     if not opening:
         return "it is empty"
     if opening.startswith(_LFS_POINTER):

@@ -1,4 +1,4 @@
-"""Own a table of the paper with ours beside it, as plain values: cells, their labels, commands."""
+"""A table of the paper with our values beside it: cells, labels and commands."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ Commands = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class TableCell:
-    """Hold one figure of ours, or, where it is missing, the commands that make it.
+    """One value of ours or, where it is missing, the commands that produce it.
 
     `label` says what the figure is of; `short` that it is of a run far from the paper's.
     """
@@ -29,7 +29,7 @@ class TableCell:
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """Hold the paper's figures of a row and ours, a value a column; None where there is no row.
+    """The paper's values of a row and ours, one per column; None where there is no row.
 
     A cell of ours that is None can be filled by nothing, or only by `commands`, which fill all of
     the row's missing cells at once.
@@ -132,7 +132,7 @@ def letters(number: int) -> str:
 
 
 class _Numbered:
-    """Give each new thing the next number, and keep where it is used."""
+    """Numbers each new item, and remembers where it is used."""
 
     def __init__(self) -> None:
         self.found: dict[Any, tuple[int, list[tuple[str, str | None]]]] = {}

@@ -1,4 +1,4 @@
-"""Own the exact commands that fill the cells of the paper's tables. Run none of them."""
+"""The exact commands that fill the cells of the paper's tables."""
 
 import shlex
 from pathlib import Path
@@ -27,7 +27,7 @@ PRETRAIN = {
 
 
 class Writer:
-    """Write commands for one folder of runs.
+    """Writes commands for one folder of runs.
 
     Args:
         out: The folder; commands name it where it is not the default one.

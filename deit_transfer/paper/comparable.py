@@ -1,4 +1,4 @@
-"""Own which of the paper's figures belongs beside a score, and none where none is comparable."""
+"""Choose which of the paper's values is comparable with a score, if any."""
 
 from typing import Any
 

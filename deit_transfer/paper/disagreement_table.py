@@ -1,4 +1,4 @@
-"""Own Table 4 with runs of ours beside it: a distilled network, its teacher, and its plain twin."""
+"""Table 4 with our runs beside it: a distilled network, its teacher, and its plain twin."""
 
 from collections.abc import Sequence
 from itertools import chain

@@ -1,4 +1,4 @@
-"""Own what was found here to stand beside the paper: finished runs, and measurements kept as JSON.
+"""Find what was measured here: finished runs, and evaluations kept as JSON.
 
 A measurement is what `throughput --json` or `evaluate --json` printed, kept as a file directly in
 the folder of the runs.
@@ -39,7 +39,7 @@ SHORT_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRun:
-    """Hold a finished run.
+    """A finished run.
 
     `dataset` is the paper's word for what it was trained on (see `DATASETS`), or what its folder
     is called; `images_of_paper` is how many images the paper's own run would have seen, None
@@ -64,23 +64,23 @@ class FoundRun:
         return word if exact else f"{word or self.recipe.model.name}, {self.resolution} px"
 
     def is_row(self, name: str) -> bool:
-        """Say whether the paper calls its network this, at this size."""
+        """Return whether the paper calls its network this, at this size."""
         word, exact = paper_model(self.recipe.model.name, self.resolution)
         return exact and word == name
 
     @property
     def is_distilled(self) -> bool:
-        """Say whether a teacher taught it."""
+        """Whether it was trained with a teacher."""
         return self.recipe.distill.kind != "none"
 
     @property
     def is_limited(self) -> bool:
-        """Say whether it was given only a part of the labeled images."""
+        """Whether it was trained on a part of the labeled images."""
         return self.recipe.data.train_limit is not None or self.recipe.data.fraction is not None
 
     @property
     def is_short(self) -> bool:
-        """Say whether its figure must not stand beside the paper's without a warning."""
+        """Whether its score needs a warning beside the paper's."""
         seen = float(self.result.get("images_seen") or 0)
         of_paper = self.images_of_paper
         return self.is_limited or of_paper is None or seen < SHORT_SHARE * of_paper
@@ -88,7 +88,7 @@ class FoundRun:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRuns:
-    """Hold everything that was found below a folder; `skipped` says what could not be read."""
+    """All that was found below a folder; `skipped` lists what could not be read."""
 
     out: Path
     runs: tuple[FoundRun, ...]
@@ -158,7 +158,7 @@ def dataset_title(dataset: str) -> str:
 
 
 def run_label(runs: Sequence[FoundRun], *, interval: str = "") -> str:
-    """Say in a line what a figure of ours is of: seeds, size, start, length, dataset.
+    """Describe a value of ours in a line: seeds, size, weights, length, dataset.
 
     Args:
         runs: Runs that differ in their seed alone; at least one.
@@ -270,7 +270,7 @@ def _measurements(out: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str,
 
 
 def _is_plain_score(found: Mapping[str, Any]) -> bool:
-    """Say whether an evaluation is one on test images, of one view each, as the paper's are."""
+    """Return whether an evaluation is on test images without augmentation, as the paper's."""
     plain = found.get("split", "test") == "test" and found.get("views", "one") == "one"
     return plain and {"top1", "dataset", "run"} <= found.keys()
 

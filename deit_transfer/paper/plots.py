@@ -1,4 +1,4 @@
-"""Own drawing the paper's Figures 1 and 3 with ours beside them. Reads the tables behind them."""
+"""Plot the paper's Figures 1 and 3 with our values beside them."""
 
 from collections.abc import Mapping
 from pathlib import Path

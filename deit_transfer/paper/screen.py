@@ -1,4 +1,4 @@
-"""Own a table of the paper on a screen: its figures, ours beside them, and what fills the rest.
+"""Show a table of the paper on the terminal: its values, ours, and the missing commands.
 
 Reads the object that `run.paper.tables.paper_table` returns. Everything fits 80 columns.
 """
@@ -18,7 +18,7 @@ from deit_transfer.report.terminal_style import Screen, TerminalStyle, new_table
 
 WIDTH = 80
 LEAST_NAME_WIDTH = 12
-SHORT_NOTE = "far from the paper's run, in data, length or images: no reproduction of its figure"
+SHORT_NOTE = "far from the paper's run, in data, length or images: no reproduction of its value"
 # heads of columns that leave no room for eight of them
 NARROW = {
     "ImageNet": "Image\nNet",

@@ -1,4 +1,4 @@
-"""Own the paper's tables of facts with ours beside them: 1, 8 and 9, and any speed."""
+"""The paper's tables of specifications with ours beside them: Tables 1, 8 and 9."""
 
 from collections.abc import Mapping
 from typing import Any

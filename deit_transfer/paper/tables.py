@@ -1,4 +1,4 @@
-"""Own `paper`: a table or figure of the paper with what was measured here beside it."""
+"""Show a table or figure of the paper with what was measured here beside it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -84,7 +84,7 @@ def paper_table(name: str, *, runs: Path) -> dict[str, Any]:
 
 
 def _elsewhere(facts: Mapping[str, Any], found: FoundRuns) -> list[str]:
-    """Say which runs have no place in a table, as their datasets are not the paper's."""
+    """Return a note on runs whose datasets are not in the paper's table."""
     if facts["table"] in WITHOUT_RUNS:
         return []
     cells = [cell for row in facts["rows"] for cell in row["here"] or () if cell is not None]

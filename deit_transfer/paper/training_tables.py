@@ -1,4 +1,4 @@
-"""Own the paper's tables of ways to train with ours beside them: Tables 2, 3, 7 and Figure 3."""
+"""The paper's tables of training methods with ours beside them: 2, 3, 7 and Figure 3."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -74,7 +74,7 @@ def fill_table2(found: FoundRuns) -> Filled:
             ),
         )
         rows.append(TableRow(name=name, paper=figures, here=cells))
-    note = "here, a teacher's figure is on the images it was checked on before it taught"
+    note = "here, a teacher's accuracy is on the images it was checked on before training"
     return rows, [], [note]
 
 
@@ -255,7 +255,7 @@ def _commonest(
 
 
 def _grew(run: FoundRun, smaller: Sequence[FoundRun], optimizer: str) -> bool:
-    """Say whether a run went on from one of these at a higher resolution."""
+    """Return whether a run was fine-tuned from one of these at a higher resolution."""
     starts = {one.folder.path.resolve() for one in smaller}
     resumed = Path(run.recipe.model.pretrained).resolve() in starts
     same = run.recipe.optim.name == optimizer

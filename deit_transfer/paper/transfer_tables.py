@@ -1,4 +1,4 @@
-"""Own the paper's tables of networks with ours beside them: Tables 5 and 6, and Figure 1."""
+"""The paper's tables of networks with ours beside them: Tables 5 and 6, and Figure 1."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def fill_table5(found: FoundRuns) -> Filled:
         timed = speed_cell(found, row) if row == name or figures[2] is not None else None
         cells = (params_cell(found, row), TableCell(value=figures[1]), timed, *_scores(name, found))
         rows.append(TableRow(name=name, paper=figures, here=cells))
-    notes = ["where an accuracy here is -, the weights behind the paper's figure are not public"]
+    notes = ["where an accuracy here is -, the weights behind the paper's value are not public"]
     return rows, [], notes
 
 

@@ -1,4 +1,4 @@
-"""Own the paper's own figures, as data with their source: every table, and what to put beside ours.
+"""The paper's published values as data: every table and figure, with its source.
 
 Touvron et al., Training data-efficient image transformers & distillation through attention,
 ICML 2021 (arXiv 2012.12877). The figures are in paper.toml. Knows no figure of ours.
@@ -20,7 +20,7 @@ PaperValue = float | str | None
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """Hold a table of the paper, or the numbers behind a figure of it.
+    """A table of the paper, or the numbers behind a figure of it.
 
     `rows` maps a row's name to a value a column; None where the paper leaves the cell empty.
     """
@@ -45,7 +45,7 @@ class PaperTable:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperNetwork:
-    """Hold what timm calls a network of the paper; `weights` where the scored ones are public."""
+    """The timm name of a network of the paper; `weights` where the scored ones are public."""
 
     model: str
     weights: str | None = None
@@ -119,7 +119,7 @@ _ALIASES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PaperFigure:
-    """Hold one figure of the paper; `same_model` is False where a close relative stands in."""
+    """One value of the paper; `same_model` is False where a close relative stands in."""
 
     top1: float
     model: str
@@ -128,7 +128,7 @@ class PaperFigure:
 
     @property
     def label(self) -> str:
-        """Say whose figure it is, for a table's footnote."""
+        """The value's source, for a table's footnote."""
         stands_in = "" if self.same_model else "; it gives none for this model and size"
         return f"{self.model}, {self.source}{stands_in}"
 

@@ -1,4 +1,4 @@
-"""Own the faults that only show when two settings of a recipe are read together."""
+"""Check a recipe for faults that only show when two settings are read together."""
 
 from deit_transfer.recipe.schema import Recipe
 

@@ -1,4 +1,4 @@
-"""Own turning a recipe's durations into steps, once, before anything is trained."""
+"""Convert a recipe's durations into steps, once, before anything is trained."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ from deit_transfer.recipe.schema import Schedule
 
 @dataclass(frozen=True)
 class Durations:
-    """Hold the length of a run in steps; `raised` tells that min_steps lengthened it."""
+    """The length of a run in steps; `raised` means that min_steps lengthened it."""
 
     epochs: int
     images_per_epoch: int

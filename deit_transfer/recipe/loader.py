@@ -1,4 +1,4 @@
-"""Own finding, merging and checking recipes. Know nothing of tensors or consoles.
+"""Find, merge and check recipes.
 
 Precedence is one sentence: schema default < recipe (and what it extends) < flags and `--set`.
 """

@@ -1,4 +1,4 @@
-"""Own what a run is, as data: every setting, its range and one sentence on it. Import no torch."""
+"""The recipe schema: every setting of a run, its range and a sentence on it. No torch."""
 
 from typing import Annotated, Literal
 
@@ -9,13 +9,13 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Refuse unknown keys and later changes in every part of a recipe."""
+    """A part of a recipe: unknown keys and later changes are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Section):
-    """Say which images are trained on, selected on and scored."""
+    """Which images are trained on, selected on and scored."""
 
     dataset: str = Field(default="", description="Catalog name, or folder of class folders.")
     data_dir: str | None = Field(default=None, description="Folder that holds the dataset.")
@@ -41,11 +41,12 @@ class Data(Section):
     val_limit: int = Field(
         default=5000, ge=1, description="Most images ever carved off for validation."
     )
-    select: Literal["val", "test", "last"] = Field(
-        default="val", description="Which split picks the epoch; `test` is the paper's protocol."
+    select: Literal["auto", "val", "test", "last"] = Field(
+        default="auto",
+        description="What picks the epoch; auto: val if it has 50 images or more, else the last.",
     )
     headline: Literal["top1", "mean_per_class"] = Field(
-        default="top1", description="The figure that the literature reports for this dataset."
+        default="top1", description="The metric that the literature reports for this dataset."
     )
     split_seed: int = Field(default=0, ge=0, description="Seed of the carved splits and subsets.")
     decode_cache_mb: int = Field(
@@ -57,7 +58,7 @@ class Data(Section):
 
 
 class Model(Section):
-    """Say which network is trained and from what it starts."""
+    """Which network is trained, and from which weights."""
 
     name: str = Field(default="deit_small_patch16_224", description="DeiT variant or timm name.")
     pretrained: str = Field(
@@ -76,8 +77,11 @@ class Model(Section):
         pattern=r"^(none|head|attention|last-[1-9][0-9]*)$",
         description="Train all (none), or only: head, attention, last-N (the last N blocks).",
     )
+    head_start: Literal["random", "features"] = Field(
+        default="random", description="Draw a new head, or fit it to the frozen features first."
+    )
     keep_head: bool = Field(
-        default=False, description="Keep the start's head when it has the same classes."
+        default=False, description="Keep the pretrained head when it has the same classes."
     )
     two_class_tokens: bool = Field(
         default=False, description="Control of section 4: both tokens learn the true label."
@@ -85,7 +89,7 @@ class Model(Section):
 
 
 class Augment(Section):
-    """Say what happens to a training image, and how an evaluation image is cropped."""
+    """How training images are augmented, and how evaluation images are cropped."""
 
     policy: Literal["randaugment", "autoaugment", "three_augment", "none"] = Field(
         default="randaugment", description="Family of image operations."
@@ -113,7 +117,7 @@ class Augment(Section):
         default=1, ge=1, le=10, description="Augmented views of an image in one epoch (RA)."
     )
     seed: int | None = Field(
-        default=None, ge=0, description="Seed of order, views and mixing; left out: the run's."
+        default=None, ge=0, description="Seed of sample order and augmentation; default: the run's."
     )
     crop_pct: float | None = Field(
         default=None,
@@ -125,7 +129,7 @@ class Augment(Section):
 
 
 class Optim(Section):
-    """Say how the weights move."""
+    """The optimizer, its rates and the loss."""
 
     name: Literal["adamw", "sgd", "lamb"] = Field(default="adamw", description="Optimizer.")
     peak_lr: float = Field(
@@ -157,7 +161,7 @@ class Optim(Section):
 
 
 class Schedule(Section):
-    """Say how long the run is and how large a step."""
+    """How long the run is, and how large a step."""
 
     epochs: int = Field(default=10, ge=1, description="Passes over the training images.")
     min_steps: int = Field(
@@ -178,19 +182,19 @@ class Schedule(Section):
 
 
 class Distill(Section):
-    """Say what is learned from a teacher."""
+    """What is learned from a teacher."""
 
     teacher: str | None = Field(default=None, description="A run, or a network's name.")
     kind: Literal["none", "soft", "hard"] = Field(default="none", description="Form of it.")
     through: Literal["token", "class"] = Field(
-        default="token", description="The token that answers to the teacher."
+        default="token", description="The token that learns from the teacher."
     )
     alpha: Probability = Field(
         default=0.5, description="Weight of the teacher's part (lambda in the paper)."
     )
     tau: float = Field(default=3.0, gt=0, description="Temperature of soft distillation.")
     cache: str | None = Field(
-        default=None, description="Folder that keeps the teacher's answers between runs."
+        default=None, description="Folder that caches the teacher's logits between runs."
     )
     cache_top_k: int = Field(
         default=32, ge=1, description="Logits kept per image for soft distillation."
@@ -198,7 +202,7 @@ class Distill(Section):
 
 
 class Run(Section):
-    """Say where and how it is computed; never changes what is computed, save `seed`."""
+    """Where and how it is computed; never changes what is computed, except `seed`."""
 
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random.")
     device: str = Field(
@@ -234,18 +238,18 @@ class Run(Section):
 
 
 class Evidence(Section):
-    """Say what the recipe is known to give, and by whose word."""
+    """What the recipe is known to give, and the source."""
 
     summary: str = Field(default="", description="Where the recipe comes from, in one sentence.")
     command: str = Field(default="", description="The command that was measured.")
-    measured: str = Field(default="", description="Our figure: mean, range and seeds.")
-    paper: str = Field(default="", description="The paper's figure, with its table.")
+    measured: str = Field(default="", description="Our result: mean, range and seeds.")
+    paper: str = Field(default="", description="The paper's value, with its table.")
     hardware: str = Field(default="", description="Machine and versions of `measured`.")
     minutes: float | None = Field(default=None, gt=0, description="Minutes of `measured`.")
 
 
 class Recipe(Section):
-    """Hold everything that decides a run's result."""
+    """Everything that decides a run's result."""
 
     title: str = Field(default="", description="One line for lists.")
     mode: Mode = Field(description="finetune, scratch, pretrain or teacher.")

@@ -1,4 +1,4 @@
-"""Own what a search may vary: settings with their choices or ranges, as data. Import no torch."""
+"""The search space of a sweep: settings with their choices or ranges. No torch."""
 
 import fnmatch
 import itertools
@@ -21,7 +21,7 @@ RANGE = re.compile(r"(?P<low>[^:]+?)\.\.(?P<high>[^:]+?)(?P<log>:log)?")
 
 @dataclass(frozen=True)
 class Choices:
-    """Hold a setting and the values that are tried."""
+    """A setting and the values that are tried."""
 
     location: str
     values: tuple[Any, ...]
@@ -33,7 +33,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """Hold a setting and the range its values are drawn from; both ends belong to it."""
+    """A setting and the range its values are drawn from, both ends included."""
 
     location: str
     low: float
@@ -46,7 +46,7 @@ class Range:
 
     @property
     def is_whole(self) -> bool:
-        """Say whether the values are whole numbers, as both ends are."""
+        """Whether the values are whole numbers, as both ends are."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 

@@ -1,4 +1,4 @@
-"""Own a recipe as a page to read: every value, a sentence on it, and where it comes from."""
+"""Show a recipe as a page: every value, a sentence on it, and its source."""
 
 import tomli_w
 

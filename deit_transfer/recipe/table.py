@@ -1,4 +1,4 @@
-"""Own the table of all shipped recipes: `python -m deit_transfer.recipe.table` writes it.
+"""The table of all shipped recipes: `python -m deit_transfer.recipe.table` writes it.
 
 It stands in recipes/README.md and in docs/recipes.md; a test holds both to what the recipes say.
 """
@@ -17,7 +17,7 @@ Written by `python -m deit_transfer.recipe.table`; do not edit.
 """
 LEGEND = """\
 Learning rates are given at batch 512, then after scaling to the recipe's batch. "Measured" is
-our own figure; empty means that we have not run it. "Paper" is the paper's figure, for the model
+our own result; empty means that we have not run it. "Paper" is the paper's value, for the model
 named with it. "Guesses" lists the settings whose source says that the value is our guess.
 
 | recipe | model, pixels | epochs | batch | learning rate | measured | paper | guesses |

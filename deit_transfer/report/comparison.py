@@ -1,4 +1,4 @@
-"""Own the comparison as a reader meets it: the table, the difference, and what it means in words.
+"""Show a comparison: the table, the difference, and what it means in words.
 
 Reads the object that `analysis.comparison.build_comparison` returns; tests nothing itself.
 """
@@ -45,7 +45,7 @@ def verdict(comparison: Comparison) -> str:
     first, num_seeds = found[0], int(found[0]["n"])
     sentence = _finding(first, comparison)
     if num_seeds == 1:
-        return f"{sentence} With one seed, another seed may give another answer: add --seeds 3."
+        return f"{sentence} With one seed, another seed may give another result: add --seeds 3."
     return sentence
 
 
@@ -164,7 +164,7 @@ def _finding(difference: Mapping[str, Any], comparison: Comparison) -> str:
     sure = p_value is not None and p_value < SIGNIFICANT and (low > 0 or high < 0)
     if not sure:
         return (
-            f"{what} made no difference that this comparison can tell from chance: "
+            f"{what} made no difference that this comparison can distinguish from chance: "
             f"{delta:+.1f} points, anything from {low:+.1f} to {high:+.1f} is possible."
         )
     verb = "bought" if delta > 0 else "cost"

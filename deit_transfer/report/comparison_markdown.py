@@ -1,4 +1,4 @@
-"""Own the comparison's Markdown page: the answer first, then the table, the doubts, the details."""
+"""A comparison's Markdown page: result first, then the table, notes and details."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -137,7 +137,7 @@ def _setup(
     facts = {
         "dataset": comparison["dataset"],
         "model": comparison["model"],
-        "start of the fine-tuned arm": comparison["pretrained"],
+        "pretrained weights of the fine-tuned arm": comparison["pretrained"],
         "seeds": seeds,
         "budget": comparison["budget"],
         "test images": grouped(comparison["num_test_images"]),

@@ -1,4 +1,4 @@
-"""Own drawing arms into one PNG: their learning curves, or what they make of how many labels.
+"""Plot the arms of a comparison: learning curves, or accuracy against labels.
 
 Reads no run folder.
 """
@@ -21,7 +21,7 @@ LOG_AXIS_RATIO = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Hold the curve of one run, a value per evaluation.
+    """The curve of one run, a value per evaluation.
 
     `label` names a run that is alone in its arm (the arm's name when empty). `epochs` and
     `images_seen` (increasing) are of one length with `val_top1` (percent) and `train_loss`; a
@@ -60,7 +60,7 @@ def curves_png(
         ResourceError: The disk is full.
     """
     if not series:
-        raise ValueError("a figure needs at least one series")
+        raise ValueError("a plot needs at least one series")
     papers = paper_top1 or {}
     drawn_png(path, partial(_draw, series=series, title=title, paper_top1=papers), size=(12, 6))
 
@@ -80,7 +80,7 @@ def efficiency_png(path: Path, points: Sequence[Mapping[str, Any]], *, title: st
         ResourceError: The disk is full.
     """
     if not points:
-        raise ValueError("a figure needs at least one size")
+        raise ValueError("a plot needs at least one size")
     drawn_png(path, partial(_draw_efficiency, points=points, title=title), size=(9, 6.4))
 
 

@@ -1,4 +1,4 @@
-"""Own drawing a confusion matrix into one PNG. Counts nothing."""
+"""Plot a confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,8 +40,8 @@ def confusion_png(
         _name_classes(axes, class_names)
         if len(class_names) <= MOST_NUMBERED:
             _write_numbers(axes, counts, shares)
-        axes.set_ylabel("images of", color=INK)
-        axes.set_xlabel("are given", color=INK)
+        axes.set_ylabel("True class", color=INK)
+        axes.set_xlabel("Predicted class", color=INK)
         figure.colorbar(image, ax=axes, shrink=0.7, label="% of the images of a class")
         figure.suptitle(title, color=INK, parse_math=False, fontsize=14, fontweight="bold")
 

@@ -1,4 +1,4 @@
-"""Own several datasets side by side: the paper's Table 6 with the figures of this machine.
+"""Show several datasets side by side: the paper's Table 6 with ours.
 
 Reads the object that `run.several.compare_datasets` returns; decides nothing.
 """

@@ -1,4 +1,4 @@
-"""Own how disagreement is shown: the matrix and its pairs as tables, the heat map, the paper's own.
+"""Show disagreement: the matrix, its pairs, the heat map, and the paper's Table 4.
 
 Reads the object that `analysis.disagreement.disagreement` returns; tests nothing itself.
 """
@@ -66,7 +66,7 @@ def heat_map_png(path: Path, facts: Facts, *, dataset: str, paper: Matrix) -> No
 
 
 def extremes(facts: Facts) -> str:
-    """Say which two classifiers decide most alike and which least; empty for fewer than three."""
+    """Return a sentence on the most and the least similar pair; empty for fewer than three."""
     names, matrix = facts["names"], facts["matrix"]
     pairs = [(matrix[a][b], names[a], names[b]) for a, b in combinations(range(len(names)), 2) if a]
     if len(pairs) < 2:

@@ -1,4 +1,4 @@
-"""Own accuracy against the length of training as a reader meets it: table, page and figure.
+"""Show accuracy against epochs: table, Markdown page and plot.
 
 Reads the object that `run.epochs` returns, and holds the paper's points beside it; tests nothing.
 """
@@ -152,7 +152,7 @@ def _gain_lines(found: Lengths) -> list[str]:
     return [
         f"{one['arm']}, {one['from']} to {counted(one['to'], 'epoch')}: {one['delta']:+.1f} points "
         f"[{one['delta_ci95'][0]:+.1f}, {one['delta_ci95'][1]:+.1f}], {p_text(one['p_value'])}"
-        + ("" if one["is_sure"] else ": cannot be told from chance")
+        + ("" if one["is_sure"] else ": cannot be distinguished from chance")
         for one in found["gains"]
     ]
 
@@ -214,7 +214,7 @@ def _draw_ours(axes: Any, found: Lengths) -> None:
 
 
 def _taken_over(arms: Sequence[Mapping[str, Any]]) -> str:
-    """Say over what the intervals of an arm are taken: seeds, test images, or now this now that."""
+    """Return what the intervals of an arm are taken over: seeds, test images, or both."""
     return " or ".join(dict.fromkeys(arm["ci_method"].rpartition("over ")[2] for arm in arms))
 
 

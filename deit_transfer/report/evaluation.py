@@ -1,4 +1,4 @@
-"""Own the screens of an evaluation: the short result, and the tables that options ask for.
+"""Show an evaluation: the short result, and the tables of the options.
 
 Reads a result object of `evaluate`; scores nothing.
 """
@@ -91,12 +91,12 @@ def _details(result: Result) -> list[RenderableType]:
     lines = [calibration_line(result["calibration"])]
     if groups := result.get("super_categories"):
         lines.append(
-            f"super-categories: {groups['top1']:.2f}% of images are given the right one of "
+            f"super-categories: {groups['top1']:.2f}% of images are assigned the correct one of "
             f"{groups['num']}"
         )
     if gain := result.get("against_one_view"):
         lines.append(
-            f"views: {VIEW_NAMES[result['views']]}, averaged; a single view has "
+            f"views: {VIEW_NAMES[result['views']]}, averaged; without augmentation "
             f"{gain['top1']:.2f}, {_difference(gain)}"
         )
     screens: list[RenderableType] = [
@@ -159,7 +159,7 @@ def _resolutions_table(rows: Sequence[Mapping[str, Any]], *, split: str) -> Scre
             )
         said = ["p: McNemar's mid-p test on the same images"]
         if split == "test":
-            said.append("To choose a resolution, look at validation images: --split val")
+            said.append("To choose a resolution, use validation images: --split val")
         return Group(table, *(terminal.text(line) for line in said))
 
     return Screen(build)
@@ -197,10 +197,10 @@ def _per_class_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
 def _mistakes_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
     def build(terminal: TerminalStyle) -> RenderableType:
         if not rows:
-            return terminal.text("No class was taken for another.")
-        table = new_table(terminal, "Taken for another class most often")
-        table.add_column("images of", overflow="fold")
-        table.add_column("taken for", overflow="fold")
+            return terminal.text("No image was misclassified.")
+        table = new_table(terminal, "Most frequent confusions")
+        table.add_column("true class", overflow="fold")
+        table.add_column("predicted class", overflow="fold")
         table.add_column("images", justify="right", no_wrap=True)
         table.add_column("%", justify="right", no_wrap=True)
         for row in rows:
@@ -213,7 +213,7 @@ def _mistakes_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
 
 def _groups_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
     def build(terminal: TerminalStyle) -> Table:
-        columns = ("classes", "images", "top-1", "right group")
+        columns = ("classes", "images", "top-1", "correct group")
         table = _number_table(terminal, "Super-categories", "super-category", columns)
         for row in sorted(rows, key=lambda row: row["group_top1"]):
             table.add_row(
@@ -237,7 +237,7 @@ def _number_table(terminal: TerminalStyle, title: str, first: str, columns: Sequ
 
 
 def _is_long_tailed(tail: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Say whether classes lie in more than one group: else the table repeats top-1."""
+    """Return whether classes lie in more than one group; else the table repeats top-1."""
     return sum(bool(row["classes"]) for row in tail.values()) > 1
 
 

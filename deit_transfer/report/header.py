@@ -1,4 +1,4 @@
-"""Own the header of a run: what will happen, with what, and for how long. Computes nothing."""
+"""The header of a run: data, model, settings, device and estimated time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ Fact = tuple[str, RenderableType]
 
 @dataclass(frozen=True, kw_only=True)
 class HeaderFacts:
-    """Hold what a run's header says, as `run/` found it; an empty or None fact is not shown.
+    """The values of a run's header; an empty or None value is not shown.
 
     Learning rates: `peak_lr` is that of the recipe, at batch 512; `scaled_lr` the one used.
     `batch_size` counts the images of a step over all processes; `accumulation` the forward
@@ -178,6 +178,6 @@ def _length(facts: HeaderFacts) -> str:
 def _selection(facts: HeaderFacts, terminal: TerminalStyle) -> Text:
     shown = terminal.text(facts.selection)
     if facts.selects_on_test:
-        warning = "selected on test: the paper's protocol (flatters the figure)"
+        warning = "selected on test: the paper's protocol (optimistic)"
         shown = Text("\n").join([shown, terminal.text(warning, style="bold yellow")])
     return shown

@@ -1,4 +1,4 @@
-"""Own label efficiency as a reader meets it: accuracy by labels, and what labels are worth.
+"""Show label efficiency: accuracy by number of labels, and what labels are worth.
 
 Reads the object that a comparison at several sizes holds as `label_efficiency`; tests nothing.
 """

@@ -1,4 +1,4 @@
-"""Own the tables that list things: datasets, recipes, settings, a dataset's check, weights."""
+"""Tables that list things: datasets, recipes, settings, a dataset's check, weights."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -155,7 +155,7 @@ def _table(terminal: TerminalStyle, titles: Iterable[str]) -> Table:
 
 
 def _keep_whole(table: Table, names: Sequence[str | None]) -> None:
-    """Give the first column the width of its names, up to where the others would starve."""
+    """Give the first column the width of its names, as long as the others keep theirs."""
     longest = max((cell_len(name or "") for name in names), default=0)
     table.columns[0].width = min(longest, MOST_NAME_WIDTH)
 

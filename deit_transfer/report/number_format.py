@@ -1,4 +1,4 @@
-"""Own how numbers are written: counts, percent, times, rates; each short, of bounded width."""
+"""Format numbers: counts, percent, times, rates; each short, of bounded width."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def tells_top5(result: Mapping[str, Any]) -> bool:
-    """Say whether top-5 says anything: of five classes or fewer the five likeliest are all."""
+    """Return whether top-5 is informative: with five classes or fewer it is always 100%."""
     num_classes = result.get("num_classes")
     return num_classes is None or num_classes > 5
 

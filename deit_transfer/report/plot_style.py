@@ -1,4 +1,4 @@
-"""Own the house look of figures, and writing one as a PNG, whole or not at all. Draws no data."""
+"""The style of all plots, and writing one as a PNG file."""
 
 import io
 import warnings
@@ -11,7 +11,7 @@ from deit_transfer.files import check_replaceable, write_bytes_atomic
 
 
 class Style(NamedTuple):
-    """Hold how an arm is drawn: its color and its marker each tell it apart alone."""
+    """How an arm is drawn: its color and its marker each identify it alone."""
 
     color: str
     marker: str
@@ -35,9 +35,7 @@ SOFTWARE = "deit-transfer"
 def check_png(path: Path, *, option: str = "--out") -> None:
     """Refuse to draw over what is no figure of this program; raises UsageError."""
     mark = f"Software\0{SOFTWARE}".encode()
-    check_replaceable(
-        path, lambda head: mark in head, ours="a figure of this program", option=option
-    )
+    check_replaceable(path, lambda head: mark in head, ours="a plot of this program", option=option)
 
 
 def drawn_png(
@@ -48,7 +46,7 @@ def drawn_png(
     dpi: int = DPI,
     pad: float = 0.12,
 ) -> None:
-    """Let a function draw into a new figure, and write it.
+    """Call a function that draws into a new figure, and write it as PNG.
 
     Args:
         path: Where the PNG appears, or is replaced; its folder is made.
@@ -84,7 +82,7 @@ def drawn_png(
 
 
 def dress(axes: Any, *, title: str, x: str, y: str) -> None:
-    """Give axes their titles and the house's quiet grid."""
+    """Set the titles of axes and their grid."""
     axes.set_title(title, loc="left", color=INK, parse_math=False)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)

@@ -1,4 +1,4 @@
-"""Own the table of what a network sees in images. Reads a result object of `predict`."""
+"""Show the predictions for image files."""
 
 from collections.abc import Mapping
 from typing import Any

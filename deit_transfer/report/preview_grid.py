@@ -1,4 +1,4 @@
-"""Own drawing a grid of labeled images into one PNG. Knows nothing of datasets or recipes."""
+"""Draw a grid of labeled images as PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ MOST_LETTERS = 30
 
 
 class PreviewCell(NamedTuple):
-    """Hold an image (H, W, 3) uint8 and the text below it."""
+    """An image (H, W, 3) uint8 and the text below it."""
 
     pixels: NDArray[np.uint8]
     text: str

@@ -1,4 +1,4 @@
-"""Own the table that shows what frozen features are worth. Reads a result object; fits nothing."""
+"""Show the result of a probe."""
 
 from collections.abc import Mapping
 from typing import Any

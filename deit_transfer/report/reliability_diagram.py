@@ -1,4 +1,4 @@
-"""Own drawing how right a classifier is at each confidence into one PNG. Measures nothing."""
+"""Plot a reliability diagram: accuracy against confidence."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Own the table that ends a run. Reads a result object; scores nothing."""
+"""Show the result of a run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -106,7 +106,7 @@ def _heads(result: Result) -> list[Fact]:
         # a plain model has one head, and top-1 above is already its figure
         *(names if len(names) > 1 else []),
         ("teacher top-1", _points(result, "teacher_top1")),
-        ("teacher agreement", f"{agreement}% of answers" if agreement else ""),
+        ("teacher agreement", f"{agreement}% of predictions" if agreement else ""),
     ]
 
 
@@ -114,7 +114,7 @@ def _choice(result: Result, terminal: TerminalStyle) -> list[Fact]:
     raw, ema = _points(result, "val_top1_raw"), _points(result, "val_top1_ema")
     weights = {"raw": "raw weights", "ema": "averaged weights (EMA)"}
     split = "test" if result.get("selects_on_test") else "val"
-    on_test = "selected on test: the paper's protocol (flatters the figure)"
+    on_test = "selected on test: the paper's protocol (optimistic)"
     epoch = result.get("selected_epoch")
     return [
         (f"raw / EMA on {split}", f"{raw or '-'} / {ema or '-'}, last epoch" * bool(raw or ema)),

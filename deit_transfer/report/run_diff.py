@@ -1,4 +1,4 @@
-"""Own how the difference of two runs is shown: settings, circumstances, and what the test says."""
+"""Show the difference between two runs: settings, environment, and the paired test."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -86,7 +86,7 @@ def _sentences(facts: Mapping[str, Any], terminal: TerminalStyle) -> Iterator[Te
 def _verdict(facts: Mapping[str, Any]) -> str:
     low, high = facts["difference_ci95"]
     if facts["p_value"] >= SIGNIFICANT or low <= 0 <= high:
-        return "These images do not tell the two apart."
+        return "These images do not distinguish the two."
     better = facts["names"][0 if facts["difference"] > 0 else 1]
     return f"{better} is better on images like these; one run each says nothing about other seeds."
 

@@ -1,4 +1,4 @@
-"""Own how earlier runs are shown: one line each in a list, or all that is known of one."""
+"""Show earlier runs: one line each in a list, or everything about one."""
 
 import shlex
 from collections.abc import Mapping, Sequence

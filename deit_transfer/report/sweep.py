@@ -1,4 +1,4 @@
-"""Own the sweep as a reader meets it: one table, the winner, and its test figure apart.
+"""Show a sweep: one table, the winner, and its test accuracy apart.
 
 Reads the object that `run.sweep` returns; chooses nothing.
 """

@@ -1,4 +1,4 @@
-"""Own how screens look: boxes, signs, and text that cannot break them.
+"""The style of terminal output: boxes, signs, and text made safe to print.
 
 On a terminal that speaks UTF-8 boxes are drawn with lines; anywhere else (a pipe, a file, an
 ASCII console) with plain ASCII. Decides nothing about what is shown.
@@ -19,7 +19,7 @@ ZERO_WIDTH_JOINERS = "\u200c\u200d"
 
 @dataclass(frozen=True)
 class TerminalStyle:
-    """Hold the box and signs that fit the output, and make text safe for it."""
+    """The boxes and signs that fit the output; makes text safe to print."""
 
     box: box.Box
     plus_minus: str
@@ -41,7 +41,7 @@ PLAIN_ASCII = TerminalStyle(box=box.ASCII, plus_minus="+-", arrow="->", ascii_on
 
 
 class Screen:
-    """Render what `build` returns for the look that the console can show."""
+    """Renders what `build` returns for the style that the console can show."""
 
     def __init__(self, build: Callable[[TerminalStyle], RenderableType]) -> None:
         self.build = build

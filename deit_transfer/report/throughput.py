@@ -1,4 +1,4 @@
-"""Own how speeds are shown: the table, and accuracy against throughput as a PNG."""
+"""Show throughput: the table, and accuracy against throughput as a plot."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +59,7 @@ def throughput_png(path: Path, facts: Facts) -> None:
             )
             points.setdefault(found["dataset"], []).append(point)
     if not points:
-        raise ValueError("a figure needs at least one accuracy")
+        raise ValueError("a plot needs at least one accuracy")
 
     every = [speed for found in points.values() for speed, *_ in found]
 

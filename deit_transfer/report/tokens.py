@@ -1,4 +1,4 @@
-"""Own how a network's tokens are shown: the table of cosines, and the three figures.
+"""Show a network's tokens: the table of cosines, and three plots.
 
 Shapes: T tokens, an h x w grid of patches, R pixels a side.
 """
@@ -25,7 +25,7 @@ NARROW = 0.06  # inches around each part of a figure
 
 
 class AttentionImage(NamedTuple):
-    """Hold an image (R, R, 3) uint8 as the network saw it, and the maps (T, h, w) by kind."""
+    """An image (R, R, 3) uint8 as the network got it, and the maps (T, h, w) by kind."""
 
     name: str
     pixels: NDArray[np.uint8]
@@ -42,7 +42,7 @@ def tokens_table(facts: Facts) -> Screen:
 
 
 def distillation_verdict(facts: Facts) -> str:
-    """Say in a sentence or two what became of the tokens, beside what the paper says."""
+    """Describe in a sentence or two what the tokens learned, beside the paper's."""
     if not facts["layers"]:
         return (
             f"{facts['model']} has one token, the class token: there is no second token to compare "
@@ -56,7 +56,7 @@ def distillation_verdict(facts: Facts) -> str:
     )
     if facts["two_class_tokens"]:
         control = f"{paper['two_class_tokens']:.3f}"
-        return f"{ours} The paper's two class tokens, both taught the true label: {control}."
+        return f"{ours} The paper's two class tokens, both trained on the true label: {control}."
     return (
         f"{ours} The paper's distilled network: {paper['token_cosine']:.2f} for the learned "
         f"tokens, {paper['last_layer']:.2f} after the last layer."

@@ -1,4 +1,4 @@
-"""Own the epoch table, which grows line by line: a header, then one fixed-width row an epoch.
+"""The training table, which grows line by line: a header, then one row an epoch.
 
 Rows are plain text, so that a terminal, a pipe and a log file all show the same table.
 """
@@ -13,7 +13,7 @@ Record = Mapping[str, Any]
 
 
 class EpochColumn(NamedTuple):
-    """Hold one column: its title, its width and how a record fills it."""
+    """One column: its title, its width and how a record fills it."""
 
     title: str
     width: int

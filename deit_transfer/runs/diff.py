@@ -1,4 +1,4 @@
-"""Own `runs compare`: in what two finished runs differ, and whether their results do.
+"""Compare two finished runs: settings, environment and results, with a paired test.
 
 Results are compared image by image, joined by the images' ids and the classes' names.
 """
@@ -109,8 +109,8 @@ def _answers(folders: list[RunFolder], names: tuple[str, str]) -> list[StoredPre
     if set(classes[0]) != set(classes[1]):
         odd = sorted(set(classes[0]) ^ set(classes[1]))
         raise DataError(
-            f"the runs tell other classes apart: {len(classes[0])} in {names[0]}, "
-            f"{len(classes[1])} in {names[1]}; only one of them knows {odd[0]}",
+            f"the runs have different classes: {len(classes[0])} in {names[0]}, "
+            f"{len(classes[1])} in {names[1]}; only one of them has {odd[0]}",
             hint="Compare runs of one dataset",
         )
     order = np.array([classes[1].index(name) for name in classes[0]], dtype=np.int64)

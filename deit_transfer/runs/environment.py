@@ -1,4 +1,4 @@
-"""Own the record of where a run was computed: versions, machine, source and command."""
+"""Record where a run was computed: versions, machine, source and command."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Own the run folder: its name, its lock, and every file in it except the checkpoints."""
+"""The run folder: its name, its lock, and all its files except the checkpoints."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ COMPARISON_FILE = "comparison.json"
 
 
 class RunFolder:
-    """Read and write the files of one run; hold `lock()` while writing."""
+    """The files of one run; hold `lock()` while writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,12 +42,12 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Say whether this is a run's folder; its recipe is the last file of its beginning."""
+        """Whether this is a run's folder; the recipe is the last of its first files."""
         return (self.path / RECIPE_FILE).is_file()
 
     @property
     def was_cut_off_at_birth(self) -> bool:
-        """Say whether this is the folder of a run that was killed while it was being made."""
+        """Whether this is the folder of a run that was killed while it was being created."""
         first_files = {KEY_FILE, ENVIRONMENT_FILE}
         return self.path.is_dir() and all(
             path.name in first_files or path.name.endswith(".tmp") for path in self.path.iterdir()

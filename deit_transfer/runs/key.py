@@ -8,7 +8,7 @@ from deit_transfer.models.pretrained import WEIGHTS_FILE, PretrainedWeights
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import KEY_FILE, RESULT_FILE, RunFolder, find_runs
 
-DEFAULTS_VERSION = 1  # of the recipe schema's defaults; a test holds them
+DEFAULTS_VERSION = 2  # of the recipe schema's defaults; a test holds them
 # where a run is computed may change its last bits, never what is computed
 PLACE_SETTINGS = {
     "data.data_dir",

@@ -1,4 +1,4 @@
-"""Own looking at what is already there: datasets, and runs that ended or stopped."""
+"""List datasets and runs, and describe one run."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Own the predictions that a run stores: writing them, reading them, joining those of several runs.
+"""The predictions that a run stores: write, read, and join those of several runs.
 
 Shapes: N images, K classes. Images are known by their ids, never by their place.
 """
@@ -25,7 +25,7 @@ UNKNOWN_CONTENT = 0
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPredictions:
-    """Hold a network's answers on N images.
+    """Logits on N images, with image ids and labels.
 
     `ids` (N,) are the images' names, each once; `labels` (N,) int64; the logits (N, K) float32.
     An image that could not be read has logits that are not numbers. `contents` (N,) uint64 tells

@@ -59,7 +59,7 @@ def choose_recipe(
     if mode in ("scratch", "pretrain") and recipe.model.pretrained != "none":
         check_name(dataset)
         raise UsageError(
-            f"{mode} starts from nothing, not from '{recipe.model.pretrained}'",
+            f"{mode} trains from scratch, not from '{recipe.model.pretrained}'",
             hint=f"deit-transfer finetune {dataset} --from {recipe.model.pretrained}",
         )
     return recipe

@@ -14,7 +14,7 @@ from deit_transfer.training.setup import RunSetup
 def header_facts(setup: RunSetup, *, folder: str) -> HeaderFacts:
     """Return everything that is decided before the first step, for people to read."""
     recipe, splits, classifier = setup.recipe, setup.splits, setup.classifier
-    schedule, select, plan = recipe.schedule, recipe.data.select, setup.durations
+    schedule, select, plan = recipe.schedule, splits.select, setup.durations
     per_process = -(-schedule.batch_size // setup.world.size)
     micro_batch_size = build.forward_size(
         recipe, classifier, setup.world

@@ -17,7 +17,7 @@ def label_overlap_notes(start: str, weights: PretrainedWeights, splits: DataSpli
     Figures on such images say how well they were learned before, not what a new dataset would give.
 
     Args:
-        start: What a recipe calls the start, or a run's folder.
+        start: What a recipe calls the pretrained weights, or a run's folder.
         weights: What was read from it.
         inputs: The images; of their classes the start must have seen some.
     """
@@ -35,7 +35,7 @@ def label_overlap_notes(start: str, weights: PretrainedWeights, splits: DataSpli
 
 
 def _caution(start: str, dataset: str) -> list[str]:
-    return [f"the start, {start}, was trained on {dataset}: it knows labels of these images"]
+    return [f"{start} was trained on {dataset}: it has seen labels of these images"]
 
 
 def _is_of_imagenet(weights: PretrainedWeights) -> bool:

@@ -17,7 +17,7 @@ from deit_transfer.models.classifier import Classifier
 from deit_transfer.training import build
 
 
-def answer(
+def predict_split(
     model: nn.Module,
     batches: EvalBatches,
     *,

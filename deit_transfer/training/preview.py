@@ -62,6 +62,7 @@ def preview(
         train=shown,
         val=None,
         test=shown,
+        select="last",
         fingerprint="",
         label_fingerprint="",
     )

@@ -155,7 +155,7 @@ def _find_earlier(
     if folder.read_json(KEY_FILE).get("key") != key:
         changed = _changes(load_recipe(str(folder.path / RECIPE_FILE)), recipe)
         raise UsageError(
-            f"{folder} was started with another recipe, other data or another start: {changed}",
+            f"{folder} was started with another recipe, other data or other weights: {changed}",
             hint="Repeat the settings it was started with, or give the new run another --name",
         )
     return folder

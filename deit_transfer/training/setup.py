@@ -1,23 +1,31 @@
 """Set up a run: device, precision, network, attention kernel, length, and the training state."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from deit_transfer.data.splits import take_limit
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
-from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
+from deit_transfer.engine.precision import (
+    Precision,
+    choose_attention,
+    resolve_device,
+    resolve_precision,
+)
 from deit_transfer.engine.state import TeacherFunction, TrainState
 from deit_transfer.models.checkpoint_adaptation import LoadReport
-from deit_transfer.models.classifier import Attention, Classifier, choose_attention, set_attention
+from deit_transfer.models.classifier import Attention, Classifier, set_attention
 from deit_transfer.models.compile import compile_network
 from deit_transfer.models.pretrained import PretrainedWeights
 from deit_transfer.recipe.durations import Durations
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.training import build
 from deit_transfer.training.data_splits import DataSplits
+from deit_transfer.training.head_start import start_heads
 from deit_transfer.training.time_budget import fit_budget, images_per_second, training_seconds
+
+HEAD_START_IMAGES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +80,15 @@ def set_up_run(
     keeps_memory = device.type == "cpu" and keep_freed_memory()
     classifier, load_report = build.network(recipe, splits.class_names, start, device)
     build.check_transforms(recipe, classifier)
-    asked = frozen.attention if frozen is not None else recipe.run.attention
-    attention = _settle_attention(asked, classifier, device, precision, world)
+    attention = frozen.attention if frozen is not None else _attention(recipe, precision)
+    set_attention(classifier, attention)
     durations = (
         frozen.durations
         if frozen is not None
         else build.durations(recipe, num_images=len(splits.train))
     )
+    if recipe.model.head_start == "features" and frozen is None and not start.is_none:
+        _start_heads(recipe, splits, classifier, device, precision, world)
     side = classifier.resolution
     speeds = {
         pixels: world.size
@@ -116,27 +126,31 @@ def set_up_run(
     )
 
 
-def _settle_attention(
-    asked: Literal["auto", "fused", "plain"],
+def _start_heads(
+    recipe: Recipe,
+    splits: DataSplits,
     classifier: Classifier,
     device: torch.device,
     precision: Precision,
     world: World,
-) -> Attention:
-    """Set the attention kernel that is asked for, or the faster one; return its name.
-
-    All processes take the main one's choice: the kernels differ in their last bits.
-    """
-    chosen: Attention
-    if asked != "auto":
-        chosen = asked
-    else:
-        timed = choose_attention(
-            classifier, resolution=classifier.resolution, device=device, dtype=precision.dtype
+) -> None:
+    images = splits.train
+    if len(images) > HEAD_START_IMAGES:
+        images = images.subset(
+            take_limit(images.labels, limit=HEAD_START_IMAGES, fraction=None, seed=0)
         )
-        chosen = world.broadcast(timed.attention)
-    set_attention(classifier, chosen)
-    return chosen
+    start_heads(
+        classifier,
+        build.scoring_batches(recipe, images, classifier, World()),
+        normalize=build.normalization(classifier),
+        device=device,
+        precision=precision,
+    )
+
+
+def _attention(recipe: Recipe, precision: Precision) -> Attention:
+    asked = recipe.run.attention
+    return choose_attention(precision) if asked == "auto" else asked
 
 
 def build_train_state(setup: RunSetup, *, teacher: TeacherFunction | None) -> TrainState:

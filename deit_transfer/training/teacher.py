@@ -18,7 +18,7 @@ from deit_transfer.models.pretrained import IMAGENET, read_model, read_pretraine
 from deit_transfer.models.teacher import Teacher
 from deit_transfer.training import build
 from deit_transfer.training.data_splits import DataSplits
-from deit_transfer.training.predict_split import answer
+from deit_transfer.training.predict_split import predict_split
 from deit_transfer.training.setup import RunSetup
 from deit_transfer.training.teacher_cache import TeacherCache, describe_teacher_inputs
 
@@ -62,7 +62,7 @@ def find_teacher(setup: RunSetup, *, stop: StopSignals) -> RunTeacher | None:
     checked, where = (splits.val, "val") if splits.val is not None else (splits.train, "train")
     checked = checked.subset(range(0, len(checked), -(-len(checked) // CHECKED_IMAGES)))
     scores = head_scores(
-        answer(
+        predict_split(
             classifier,
             build.scoring_batches(recipe, checked, classifier, setup.world),
             classifier=classifier,

@@ -26,7 +26,7 @@ from deit_transfer.runs.folder import RunFolder
 from deit_transfer.training import build
 from deit_transfer.training.callbacks import Callbacks
 from deit_transfer.training.counters import Counters
-from deit_transfer.training.predict_split import answer
+from deit_transfer.training.predict_split import predict_split
 from deit_transfer.training.setup import RunSetup
 
 NONFINITE_FILE = "nonfinite.json"
@@ -52,9 +52,7 @@ class Trainer:
     def selection_split(self) -> ImageSet | None:
         """The split that is scored after every epoch; None where nothing is held out."""
         return (
-            self.setup.splits.test
-            if self.setup.recipe.data.select == "test"
-            else self.setup.splits.val
+            self.setup.splits.test if self.setup.splits.select == "test" else self.setup.splits.val
         )
 
     def resume(self) -> None:
@@ -153,7 +151,7 @@ class Trainer:
                 progress=self.check_stop,
             )
             self._scoring[id(images)] = batches
-        return answer(
+        return predict_split(
             model,
             batches,
             classifier=self.setup.classifier,
@@ -197,7 +195,7 @@ class Trainer:
             if self.state.ema is not None:
                 scored["ema"] = head_scores(self.predict(self.state.ema.model, images))
             record |= _scores_record(scored)
-            if self.setup.recipe.data.select != "last":
+            if self.setup.splits.select != "last":
                 self._keep_best(scored, record["epoch"])
         self.count_seconds()
         record["seconds"] = self.counters.seconds
@@ -212,10 +210,12 @@ class Trainer:
             weights: (s["joint"].top1 if headline == "top1" else s["joint"].mean_per_class)
             for weights, s in scored.items()
         }
-        # on equal figures the average wins, which is the less noisy of the two
+        # on equal scores the EMA wins, which is the less noisy of the two
         weights = max(values, key=lambda name: (values[name], name == "ema"))
         best = self.counters.best
-        if best is not None and values[weights] <= best["value"]:
+        # on equal scores the later epoch wins: with few validation images the best value is
+        # often reached in the warm-up, and many epochs tie with it
+        if best is not None and values[weights] < best["value"]:
             return
         model = (
             self.setup.classifier

@@ -109,7 +109,7 @@ def full_comparison(names: Sequence[str]) -> ComparisonPage:
             ["class", *names], [[f"{name} {n}", "1", "2", "3"] for name in names for n in range(9)]
         ),
         runs=[full_run(names)],
-        missing_runs=[f"{PATH} is no trained run that lies here: only its scores are told."],
+        missing_runs=[f"{PATH} has no run folder here, so only its scores are shown."],
         setup=[("folder", PATH), ("fingerprint of the data", DIGEST)],
     )
 

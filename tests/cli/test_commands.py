@@ -170,7 +170,7 @@ def test_what_starts_from_nothing_names_the_command_that_does_not(
 ) -> None:
     ended = run_program(*command, "photos", "--from=imagenet", folder=workplace)
     assert (ended.code, ended.out) == (2, "")
-    assert "starts from nothing, not from 'imagenet'" in ended.said
+    assert "trains from scratch, not from 'imagenet'" in ended.said
     assert "Hint: deit-transfer finetune photos --from imagenet" in ended.said
     assert "--from" not in run_program(*command, "--help", folder=workplace).out
 

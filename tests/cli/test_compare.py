@@ -14,7 +14,7 @@ from deit_transfer.training.data_splits import DataSplits, load_splits
 from deit_transfer.training.label_overlap import label_overlap_notes
 
 COMPARE = ("compare", "photos", *QUICK, "--arms=scratch,probe", "--from=runs/first", "--seeds=1")
-KNOWN = "the start, first, was trained on photos: it knows labels of these images"
+KNOWN = "first was trained on photos: it has seen labels of these images"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def compared(workplace: Path, finished: Ended) -> Ended:
 def test_the_start_is_that_of_the_arm_that_has_one(workplace: Path, compared: Ended) -> None:
     assert compared.json["pretrained"] == "first"
     page = (workplace / compared.json["folder"] / "report.md").read_text()
-    assert "start of the fine-tuned arm: first" in page
+    assert "pretrained weights of the fine-tuned arm: first" in page
 
 
 def test_a_start_that_knows_the_labels_is_said_to(workplace: Path, compared: Ended) -> None:

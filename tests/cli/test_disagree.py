@@ -85,7 +85,7 @@ def test_only_what_is_about_other_images_is_asked_again(
     command = ("disagree", "unsure/first", "runs/pupil", "--on=photos", "--device=cpu")
     ended = run_program(*command, folder=workplace)
     assert ended.code == 0, ended.err
-    assert "asked now: first" in ended.out
+    assert "scored now: first" in ended.out
     assert "predictions stored by the run: pupil" in ended.out
     assert ended.out.isascii()
     assert max(map(len, ended.out.splitlines())) <= 80
@@ -107,10 +107,10 @@ def test_other_images_with_other_class_numbers(workplace: Path, distilled: Ended
     ("arguments", "code", "said"),
     [
         (("runs/first", "deit_tiny_patch16_224"), 2, "Name the images to ask it about: --on"),
-        (("runs/first", "runs/../runs/first"), 2, "agrees with itself"),
+        (("runs/first", "runs/../runs/first"), 2, "is listed 2 times"),
         (("photos", "runs/first"), 3, "is not a run folder"),
         (("runs/first", "runs/pupil", "--on=odd"), 3, "such as lynx"),
-        (("runs/first",), 2, "there is no other for it to differ from"),
+        (("runs/first",), 2, "needs at least two classifiers"),
     ],
 )
 def test_what_cannot_be_compared(
@@ -136,7 +136,7 @@ def test_the_figure_replaces_only_its_like(workplace: Path, distilled: Ended) ->
     before = place.read_bytes()
     ended = run_program(*command, folder=workplace)
     assert ended.code == 2
-    assert "mine.png exists already, and is not a figure of this program" in ended.said
+    assert "mine.png exists already, and is not a plot of this program" in ended.said
     assert ended.out == ""
     assert place.read_bytes() == before
     place.unlink()

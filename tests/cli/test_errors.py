@@ -379,7 +379,7 @@ def test_a_check_tells_programs_what_is_wrong_and_exits_3(tmp_path: Path) -> Non
 def test_evaluation_is_stopped_by_signals(
     workplace: Path, finished: Ended, signum: Signals, code: int
 ) -> None:
-    strike = Strike("deit_transfer.evaluation.predictor:answer", signals=(signum,))
+    strike = Strike("deit_transfer.evaluation.predictor:predict_split", signals=(signum,))
     ended = run_program("evaluate", "runs/first", folder=workplace, prepare=[strike])
     assert ended.code == code
     assert f"Stopped by {signum.name}" in ended.err

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from photos import write_photos
-from program import QUICK, BatchTransform, run_program, start_program
+from program import QUICK, Prepare, run_program, start_program
 from traps import Strike
 
 TRAINER = "deit_transfer.training.trainer:Trainer"
@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_to_end(
-    place: Path, name: str, *arguments: str, prepare: tuple[BatchTransform, ...] = ()
+    place: Path, name: str, *arguments: str, prepare: tuple[Prepare, ...] = ()
 ) -> Any:
     return run_program(
         *COMMAND, f"--name={name}", "--resume", *arguments, folder=place, prepare=prepare
@@ -160,6 +160,14 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert "checkpoint problem" not in (place / "runs" / name / "train.log").read_text()
     left_over = [path.name for path in (place / "runs" / name).rglob(".*")]
     assert not left_over
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fresh_run_of_the_same_command_ends_in_the_same_bytes(place: Path, workers: int) -> None:
+    name = f"fresh-{workers}"
+    ended = run_program(*COMMAND, f"--name={name}", f"--workers={workers}", folder=place)
+    assert ended.code == 0, ended.err
+    assert traces(place / "runs" / name) == traces(place / "runs" / "whole")
 
 
 def test_two_workers_and_two_kills_end_in_the_same_bytes(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hold docs/tour.md to the code: it names every module, in the paragraph of its package."""
+"""docs/tour.md follows the code: every module in the tree, every room in its place."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("cli", "run", "recipe", "engine", "models", "data", "analysis", "report")
+PACKAGE = ROOT / "deit_transfer"
+TOUR = (ROOT / "docs/tour.md").read_text(encoding="utf-8")
+TREE = TOUR.split("```")[1]
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_the_tour_names_every_module_of_a_package(package: str) -> None:
-    text = (ROOT / "docs/tour.md").read_text(encoding="utf-8")
-    pieces = re.split(r"^\*\*(\w+)/\*\*|^## ", text, flags=re.MULTILINE)
-    told = pieces[pieces.index(package) + 1]
-    modules = {path.stem for path in (ROOT / "deit_transfer" / package).rglob("*.py")}
-    named = set(re.findall(r"`(\w+)`", told))
-    assert sorted(modules - named - {"__init__"}) == []
+def room_in_tree(room: str) -> str:
+    """The lines of the tree below a room."""
+    return re.split(r"^  \w+/ ", TREE.split(f"\n  {room}/ ", 1)[1], maxsplit=1, flags=re.MULTILINE)[
+        0
+    ]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_tree_has_every_module_of_a_room(room: str) -> None:
+    modules = {path.stem for path in (PACKAGE / room).rglob("*.py")} - {"__init__"}
+    named = set(re.findall(r"\w+", room_in_tree(room)))
+    assert sorted(modules - named) == []
+
+
+def test_the_tree_is_short_and_has_no_module_that_is_gone() -> None:
+    assert len(TREE.splitlines()) <= 120
+    paths = re.findall(r"`((?:\w+/)+\w+)[.`]", TOUR)
+    assert len(paths) > 20
+    gone = [p for p in paths if not (PACKAGE / f"{p}.py").exists() and not (ROOT / p).exists()]
+    assert [p for p in gone if p.split("/")[0] in ROOMS] == []

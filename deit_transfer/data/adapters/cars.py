@@ -1,4 +1,4 @@
-"""Own Stanford Cars in each of the layouts that outlived its home page.
+"""Stanford Cars, in each of the layouts in which it is still passed on.
 
 Labels come from the authors' annotation files or, in copies sorted by class, from the folders.
 The competition's test annotations without labels are recognized and refused by name.
@@ -39,7 +39,7 @@ _META = "cars_meta.mat"
 _ALL = "cars_annos.mat"
 _HUB_COPY = "hf:tanganke/stanford_cars@9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"
 _HOW = (
-    "The authors' page is gone. The copy on the Hugging Face hub needs no download by hand: "
+    "The authors' page is gone. The copy on the Hugging Face hub needs no manual download: "
     f"deit-transfer finetune {_HUB_COPY}. Or put devkit/ ({_META}, {_TRAIN}), {_TEST}, cars_train/ "
     "and cars_test/ into one folder (mirrors are listed in github.com/pytorch/vision/issues/7545), "
     "then type: deit-transfer data check cars --data-dir FOLDER"
@@ -57,7 +57,7 @@ CARS = DatasetInfo(
 
 
 class MatRows(NamedTuple):
-    """Hold one split's images: paths below the root, and labels (N,) from 0."""
+    """One split of an annotation file: paths below the root, and labels (N,) from 0."""
 
     paths: list[str]
     labels: NDArray[np.int64]
@@ -65,7 +65,7 @@ class MatRows(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CarsAdapter:
-    """Read any of three layouts: devkit, car_ims with one annotation file, folders by class."""
+    """Stanford Cars: devkit, car_ims with one annotation file, or folders by class."""
 
     info: DatasetInfo = CARS
     class_names: tuple[str, ...] = field(default_factory=lambda: shipped_names("cars"))
@@ -198,7 +198,7 @@ class CarsAdapter:
         return faults
 
     def _is_by_class(self, folder: Path) -> bool:
-        """Tell this set's class folders, at least half of them, from any others."""
+        """Return whether at least half of this set's class folders are there."""
         if not (folder / "train").is_dir() or not (folder / "test").is_dir():
             return False
         ours = {_folder_name(name) for name in self.class_names}

@@ -1,4 +1,4 @@
-"""Own CIFAR-10 and CIFAR-100 as their authors publish them: a folder of pickled batches.
+"""CIFAR-10 and CIFAR-100 as their authors publish them: a folder of pickled batches.
 
 The pickles are read by an unpickler that knows arrays and nothing else, so that a file from an
 untrusted mirror cannot run code. Class names, counts and shapes are checked before use.
@@ -98,7 +98,7 @@ _COARSE_OF = {
 
 @dataclass(frozen=True, kw_only=True)
 class CifarAdapter:
-    """Read one of the two sets; every fact of it is a field, so that a miniature can be made.
+    """CIFAR-10 or CIFAR-100; every fact is a field, so that tests can make a miniature.
 
     Args:
         info: What the set is; its counts and classes are required of the files.
@@ -279,7 +279,7 @@ class _RefusedError(Exception):
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Find the few functions by which Python 2 and 3 pickle NumPy arrays, and nothing else."""
+    """An unpickler that knows the functions which rebuild NumPy arrays, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         known: dict[tuple[str, str], Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""Own the dataset that needs no download: scikit-learn's embedded handwritten digits."""
+"""scikit-learn's embedded handwritten digits: the dataset that needs no download."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ DIGITS = DatasetInfo(
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsAdapter:
-    """Read scikit-learn's copy, scale it to 0..255 and repeat it over three channels."""
+    """scikit-learn's digits, scaled to 0..255 and repeated over three channels."""
 
     info: DatasetInfo = DIGITS
 

@@ -1,4 +1,4 @@
-"""Own Oxford Flowers-102: a folder jpg/ and two MATLAB files, with or without their folder level.
+"""Oxford Flowers-102: a folder jpg/ and two MATLAB files, in one folder or two.
 
 The official split has 1,020 training, 1,020 validation and 6,149 test images. Its file says
 which; nothing is ever split at random, as copies of the set do.
@@ -63,7 +63,7 @@ FLOWERS = DatasetInfo(
 
 @dataclass(frozen=True, kw_only=True)
 class FlowersAdapter:
-    """Read the original files.
+    """Flowers-102 from its original files.
 
     Args:
         info: The facts, required of the files.

@@ -1,4 +1,4 @@
-"""Own reading anyone's own images: a folder of class folders, with or without splits.
+"""Any folder of images: a folder per class, with or without train, val and test above.
 
 The class of an image is the name of the top folder it lies in. Folders are never written to.
 """
@@ -19,7 +19,7 @@ from deit_transfer.data.dataset import (
     ImageSet,
     Progress,
     Split,
-    printable,
+    printable_name,
 )
 from deit_transfer.data.readers.file_listing import list_folder, list_images
 from deit_transfer.data.splits import SPLIT_NAMES, carve_test
@@ -48,7 +48,7 @@ Classes = dict[str, list[str]]
 
 @dataclass
 class Survey:
-    """Collect what a folder holds and what is wrong with it, before anything is decided."""
+    """The contents of a folder, and what is wrong with it."""
 
     root: Path
     parts: dict[Split, Classes] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderAdapter:
-    """Read a folder of class folders, or of train/, val/ and test/ folders that hold them.
+    """A folder of class folders, or of train/, val/ and test/ folders that hold them.
 
     Args:
         info: The facts; counts and classes are filled in from what is found.
@@ -125,7 +125,7 @@ def _survey(root: Path, *, for_evaluation: bool) -> Survey:
 
 
 def _has_splits(root: Path, folders: Sequence[str], named: dict[str, Split]) -> bool:
-    """Tell train/ that holds class folders from a class that happens to be called train."""
+    """Return whether train/ holds class folders, rather than being a class of that name."""
     if not named:
         return False
     if len(named) == len(folders):
@@ -164,7 +164,7 @@ def _survey_classes(survey: Survey, prefix: str) -> Classes:
     for folder in list_folder(
         survey.root / prefix, survey.skipped if prefix else Counter()
     ).folders:
-        name = unicodedata.normalize("NFC", printable(folder))
+        name = unicodedata.normalize("NFC", printable_name(folder))
         paths = list_images(survey.root / prefix / folder, survey.skipped, root=survey.root)
         survey.nested += sum("/" in path for path in paths)
         if not paths:
@@ -214,7 +214,7 @@ def _image_set(root: Path, classes: Classes, names: Sequence[str], *, apply_exif
     counts = [len(classes.get(name, ())) for name in names]
     labels = np.repeat(np.arange(len(names), dtype=np.int64), counts)  # (N,)
     # macOS spells accents in other bytes than Linux; an id must not depend on it.
-    ids = [unicodedata.normalize("NFC", printable(path)) for path in paths]
+    ids = [unicodedata.normalize("NFC", printable_name(path)) for path in paths]
     unique = ids if len(set(ids)) == len(ids) else paths
     return ImageSet.from_files(root, paths, labels, ids=unique, apply_exif=apply_exif)
 
@@ -229,7 +229,7 @@ def _note_unused(survey: Survey, names: Sequence[str], noun: str, where: str = "
     if names:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         what = f"{_many(len(names), noun)} {where}".rstrip()
-        survey.notes.append(f"not used: {what} ({printable(shown)})")
+        survey.notes.append(f"not used: {what} ({printable_name(shown)})")
 
 
 def _many(count: int, noun: str) -> str:
@@ -248,7 +248,7 @@ def _skip_notes(survey: Survey) -> list[str]:
 
 
 def _flat_fault(root: Path, folder: str, num_images: int) -> str:
-    place = f"{folder}/" if folder else printable(str(root))
+    place = f"{folder}/" if folder else printable_name(str(root))
     if num_images:
         return f"{place} holds {_many(num_images, 'image')} but no class folders, so no labels"
     return f"{place} holds no images"
@@ -267,7 +267,7 @@ def _hint(survey: Survey) -> str:
 def _listed(root: Path, faults: Sequence[str]) -> str:
     lines = "".join(f"\n  - {fault}" for fault in faults[:_MOST_LISTED])
     more = f"\n  - and {len(faults) - _MOST_LISTED} more" if len(faults) > _MOST_LISTED else ""
-    return f"the images in {printable(str(root))} cannot be used:{lines}{more}"
+    return f"the images in {printable_name(str(root))} cannot be used:{lines}{more}"
 
 
 def _few(names: Sequence[str], one: str, many: str) -> str:

@@ -1,4 +1,4 @@
-"""Own datasets of the Hugging Face hub: hf:OWNER/NAME, or a folder of its parquet files.
+"""Datasets of the Hugging Face hub: hf:OWNER/NAME, or a folder of its parquet files.
 
 Files are read with pyarrow, never by a repository's own code. Copies of the paper's datasets are
 held to the published counts, and those known to be wrong are refused with the right one named.
@@ -52,7 +52,7 @@ HUB = DatasetInfo(
 
 
 class Benchmark(NamedTuple):
-    """Hold what a known copy must be: its facts, its class names, and names of its splits."""
+    """A published dataset on the hub: its facts, its class names and its split names."""
 
     info: DatasetInfo
     class_names: tuple[str, ...]
@@ -88,7 +88,7 @@ _WRONG_COUNTS: dict[tuple[int, frozenset[tuple[Split, int]]], str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class HubOpener:
-    """Read parquet files from the hub or from a folder."""
+    """Parquet files from the hub or from a folder."""
 
     info: DatasetInfo = HUB
 
@@ -195,7 +195,7 @@ def _as_benchmark(
     info: DatasetInfo,
     notes: list[str],
 ) -> Dataset:
-    """Hold a copy of a published dataset to its counts, and give it that dataset's facts."""
+    """Check a copy of a published dataset against its counts, and add that dataset's facts."""
     splits = {benchmark.splits.get(s, s): images for s, images in found.items() if s is not None}
     counts = {split: len(images) for split, images in splits.items()}
     if counts != benchmark.info.counts:

@@ -1,4 +1,4 @@
-"""Own ImageNet-1k: folders of synsets, or the original tar archives read in place.
+"""ImageNet-1k: folders of synsets, or the original tar archives read in place.
 
 A class is a synset, named by its WordNet id and numbered in the order of these ids as text: the
 order of all published weights. A flat val/ is labeled by its devkit or its solution file, never
@@ -74,7 +74,7 @@ def synsets() -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNetAdapter:
-    """Read training and validation images, each from folders or from its archive.
+    """ImageNet-1k: train and val, each from folders or from its archive.
 
     Args:
         info: The facts, required of the files.
@@ -134,7 +134,7 @@ class ImageNetAdapter:
         raise DataError(f"{self.info.name} was not found in {data_dir}{reason}", hint=_HOW)
 
     def _has_synsets(self, folder: Path) -> bool:
-        """Tell ImageNet, even half unpacked, from subsets such as Imagenette or ImageNet-100."""
+        """Return whether this is ImageNet, even half unpacked, rather than a subset of it."""
         if not folder.is_dir():
             return False
         found = set(list_folder(folder, Counter()).folders) & set(self.class_names)

@@ -1,4 +1,4 @@
-"""Own the sets that ImageNet classifiers are checked on: ImageNet-V2 and ImageNet-ReaL.
+"""Test sets for ImageNet classifiers: ImageNet-V2 and ImageNet-ReaL.
 
 Both only score. V2's class folders are numbers and are read by value: as text, 10 comes before 2,
 and nearly every label is wrong. ReaL gives the validation images of ImageNet new labels, several
@@ -42,7 +42,7 @@ _MAX_UNPACKED_BYTES = 4_000_000_000  # a variant unpacks to about 1.3 GB
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNetV2Adapter:
-    """Read one of the three variants.
+    """One of the three variants of ImageNet-V2.
 
     Args:
         info: The facts, required of the files.
@@ -127,7 +127,7 @@ class ImageNetV2Adapter:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNetReaLAdapter:
-    """Read ImageNet's validation images under the labels of Beyer et al. 2020.
+    """ImageNet's validation images with the labels of Beyer et al. 2020.
 
     Args:
         info: The facts, required of the files.
@@ -188,7 +188,7 @@ class ImageNetReaLAdapter:
             layout=f"{found.name}{'' if found.suffix else '/'} of ImageNet, joined by file name",
             notes=[
                 f"{left_out:,} of {len(names):,} images have no label in ReaL and are left out",
-                "an answer is right when it is any of an image's labels",
+                "a prediction is correct when it is any of an image's labels",
             ],
         )
 
@@ -196,7 +196,7 @@ class ImageNetReaLAdapter:
         raise DataError(f"{self.info.name} was not found in {data_dir}", hint=_REAL_HOW)
 
     def _is_whole(self, val: Path) -> bool:
-        """Tell ImageNet's validation folder, flat or not, from that of a subset of ImageNet."""
+        """Return whether this is ImageNet's whole validation folder, flat or not."""
         listing = list_folder(val, Counter())
         folders = set(listing.folders) & set(self.class_names)
         return 2 * len(folders) > len(self.class_names) or 2 * len(listing.images) > self.num_images

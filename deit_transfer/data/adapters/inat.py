@@ -1,4 +1,4 @@
-"""Own iNaturalist 2018 and 2019: one tree of images and the JSON files that alone split it.
+"""iNaturalist 2018 and 2019: one tree of images, split by JSON files.
 
 Classes follow the category ids, or on demand the order in which the DeiT code meets them. The
 competitions' test images have no labels; their validation images are what everyone reports on.
@@ -51,7 +51,7 @@ LEVELS = {
 
 
 class Annotations(NamedTuple):
-    """Hold what one JSON file says: paths, the category id of each image, and the categories."""
+    """One JSON file: image paths, the category id of each image, and the categories."""
 
     paths: list[str]
     category_ids: NDArray[np.int64]
@@ -59,7 +59,7 @@ class Annotations(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Hold the classes of a level: their names, the class of each category, coarser groups."""
+    """The classes of a taxonomic rank: names, the class of each category, coarser groups."""
 
     names: tuple[str, ...]
     of_category: dict[int, int]
@@ -68,7 +68,7 @@ class Classes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class INatAdapter:
-    """Read one year, with the official tree or the one without super-categories.
+    """One year of iNaturalist, with or without folders for super-categories.
 
     Args:
         info: The facts, required of the files.
@@ -170,7 +170,7 @@ class INatAdapter:
     def _read_json(self, path: Path, faults: list[str]) -> Annotations:
         nothing = Annotations([], np.zeros(0, np.int64), [])
         if not path.is_file():
-            faults.append(f"{path.name} is missing: without it nothing says which images are which")
+            faults.append(f"{path.name} is missing: it holds the labels of the images")
             return nothing
         try:
             content = json.loads(path.read_bytes())
@@ -231,15 +231,15 @@ class INatAdapter:
             groups=tuple(group.get(name, "") for name in numbers),
         )
 
-    def _place(self, root: Path, paths: Sequence[str]) -> "Place":
-        """Tell the official tree from the one without super-categories, by the first image."""
+    def _place(self, root: Path, paths: Sequence[str]) -> "ImagePlace":
+        """Find out by the first image whether the tree has folders for super-categories."""
         first = paths[0] if paths else ""
         if not (root / first).is_file() and (root / _flattened(first)).is_file():
-            return Place(flat=True, layout="JSON with the tree without super-categories")
-        return Place(flat=False, layout="JSON with the official tree")
+            return ImagePlace(flat=True, layout="JSON with the tree without super-categories")
+        return ImagePlace(flat=False, layout="JSON with the official tree")
 
     def _image_set(
-        self, root: Path, part: Annotations, place: "Place", classes: Classes
+        self, root: Path, part: Annotations, place: "ImagePlace", classes: Classes
     ) -> ImageSet:
         labels = [classes.of_category[category] for category in part.category_ids.tolist()]
         # The ids are the JSON's own names: the same whatever the tree looks like here.
@@ -276,8 +276,8 @@ class INatAdapter:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Say where the tree found here holds an image that the JSON names."""
+class ImagePlace:
+    """Where the tree found here holds an image that the JSON names."""
 
     flat: bool
     layout: str

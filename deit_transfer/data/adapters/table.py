@@ -1,4 +1,4 @@
-"""Own tables of images: a CSV, TSV or parquet file with columns path, label and perhaps split.
+"""Tables of images: a CSV, TSV or parquet file with columns path, label and maybe split.
 
 Paths are below the table's own folder, or absolute. Images are never copied or moved.
 """
@@ -48,7 +48,7 @@ TABLE = DatasetInfo(
 
 @dataclass(frozen=True, kw_only=True)
 class TableOpener:
-    """Read a table of paths, or one parquet file of images."""
+    """A table of image paths, or one parquet file of images."""
 
     info: DatasetInfo = TABLE
 

@@ -1,4 +1,4 @@
-"""Own WebDataset tar shards: wds:/data/name-{0000..0127}.tar, read in place by an index.
+"""WebDataset tar shards, wds:/data/name-{0000..0127}.tar, read in place by an index.
 
 The index makes any image readable by itself, so that shuffling is complete, every process takes
 its share of each step, and a resumed run goes on exactly; WebDataset's own shuffle buffer can do
@@ -51,7 +51,7 @@ SHARDS = DatasetInfo(
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Hold the samples of one shard: key, where the image lies, and label, -1 without one."""
+    """The samples of one shard: key, byte range of the image, and label (-1 if there is none)."""
 
     keys: Strings
     starts: NDArray[np.int64]
@@ -62,7 +62,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOpener:
-    """Read shards named by braces, by wildcards, by a folder, or by several of these with ::."""
+    """Shards named by braces, by wildcards, by a folder, or by several of these with ::."""
 
     info: DatasetInfo = SHARDS
 

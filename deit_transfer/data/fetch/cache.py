@@ -1,4 +1,4 @@
-"""Own where this program keeps what it can make again: indexes and unpacked tables.
+"""The cache folder: indexes and unpacked tables, all of which can be rebuilt.
 
 Nothing is ever written beside the user's data, which may be read-only or shared. A cached file
 is named by what it was made from, so that a changed original is never served from it.

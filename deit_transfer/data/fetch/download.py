@@ -1,4 +1,4 @@
-"""Own bringing a published file onto this machine: verified, resumable, one process at a time.
+"""Download published files: verified, resumable, one process at a time.
 
 A file under its final name is complete and has the published checksum, where its publisher states
 one; what is still under way ends in `.part`. Nothing is fetched without encryption.
@@ -36,7 +36,7 @@ _PAUSE_S = 2.0  # before the second attempt; doubles
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """Name a published file and the checksum its publisher states ("md5" or "sha256").
+    """A published file and the checksum that its publisher states ("md5" or "sha256").
 
     An empty checksum means that none is published: the file is only known to be complete.
     """
@@ -51,7 +51,7 @@ class RemoteFile:
 
 
 class Response(Protocol):
-    """The part of an HTTP answer that is used: status, headers, and reading in pieces."""
+    """The part of an HTTP response that is used: status, headers, and reading in pieces."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -64,7 +64,7 @@ OpenFrom = Callable[[str, int], AbstractContextManager[Response]]
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follow a redirection only to another https address."""
+    """Follows a redirection only to another https address."""
 
     def redirect_request(
         self,
@@ -182,7 +182,7 @@ def checksum(path: Path, algorithm: str) -> str:
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Let one process at a time work on `name`; the others wait and find it done."""
+    """Lock `name` against other processes, which wait and find the work done."""
     from filelock import FileLock
 
     try:

@@ -1,4 +1,4 @@
-"""Own fetching files of dataset repositories on the Hugging Face hub, through its own client.
+"""Download files of dataset repositories from the Hugging Face hub with its own client.
 
 The client resumes, locks and stores by content in its own cache, which is looked into first. Only
 files are fetched: no code of a repository is ever run.
@@ -71,7 +71,7 @@ def fetch_parquet(repository: str, revision: str | None, *, by_hand: str) -> tup
 
 
 def _published(repository: str, revision: str | None, by_hand: str) -> Any:
-    """Ask the hub what it has; also tells early whether there is a network at all."""
+    """List the files of a repository; fails early where there is no network."""
     from huggingface_hub import HfApi
 
     try:
@@ -83,7 +83,7 @@ def _published(repository: str, revision: str | None, by_hand: str) -> Any:
 
 
 def _failed(repository: str, error: Exception, by_hand: str) -> DataError | ResourceError:
-    """Say in the user's words why the hub's client failed; it raises of many kinds."""
+    """Turn an error of the hub's client, which raises many kinds, into one sentence."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -96,9 +96,7 @@ def _failed(repository: str, error: Exception, by_hand: str) -> DataError | Reso
     if isinstance(error, errors.RepositoryNotFoundError):
         return DataError(f"the hub has no dataset {repository}, or it is private", hint=by_hand)
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return DataError(
-            f"cannot fetch {repository}: HF_HUB_OFFLINE forbids to use the network", hint=by_hand
-        )
+        return DataError(f"cannot fetch {repository}: HF_HUB_OFFLINE is set", hint=by_hand)
     if isinstance(error, OSError) and error.errno is not None and error.filename:
         return ResourceError(f"cannot write {error.filename}: {error.strerror}", hint=by_hand)
     reason = str(error).partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Own AutoAugment's ImageNet policy: timm's table of sub-policies over our own operations."""
+"""AutoAugment's ImageNet policy: timm's table of sub-policies over the operations here."""
 
 import random
 
@@ -14,7 +14,7 @@ TABLE = {**ORIGINAL, "PosterizeOriginal": _POSTERIZE}
 
 
 class AutoAugment:
-    """Apply one of 25 sub-policies of two operations each.
+    """Applies one of 25 sub-policies of two operations each.
 
     Args:
         fill: Color shown outside a moved image.

@@ -1,4 +1,4 @@
-"""Own what turns a batch of bytes into what the network sees: normalize, erase, mix, smooth.
+"""Batch transforms on the device: normalize, random erasing, Mixup, CutMix, smoothing.
 
 Everything runs on the batch's device. Randomness comes from the global Python, NumPy and torch
 generators alone, which the engine seeds for each micro-batch; nothing here seeds or saves them.
@@ -114,7 +114,7 @@ def make_batch_transforms(
 
 
 class BatchTransforms:
-    """Turn a batch into (images (B, 3, H, W) float32, targets (B, K) float32) on the device.
+    """Turns a batch into (images (B, 3, H, W) float32, targets (B, K) float32).
 
     In timm's order: normalize, erase (so that the noise has the images' spread), mix. Mixing
     pairs image i with image B-1-i, by one draw for the whole batch. timm refuses an odd B; here

@@ -1,4 +1,4 @@
-"""Own the one way from an image file's bytes to RGB pixels, the same for every dataset.
+"""Decode an image file's bytes to RGB pixels, the same way for every dataset.
 
 It never repairs: a truncated or foreign file raises, it is not shown half gray. Nothing here
 resizes, and no global setting of Pillow is read into or changed.
@@ -57,7 +57,7 @@ _MISTAKEN = {
 
 
 class Decoded(NamedTuple):
-    """Hold decoded pixels (H, W, 3) uint8, what the file was, and what was done to it."""
+    """Decoded pixels (H, W, 3) uint8, the kind of file, and what was done to it."""
 
     pixels: NDArray[np.uint8]
     format: str

@@ -1,4 +1,4 @@
-"""Own the decoded copy of a small split: all pixels in one block, decoded once before training.
+"""Keep a small split decoded in memory: all pixels in one block, decoded before training.
 
 Forked workers share the block, as nothing ever writes to it. A split that does not fit is left
 to be decoded image by image.
@@ -20,14 +20,14 @@ _PROBES = 32  # images decoded to tell whether the rest is worth trying
 
 
 class Reader(Protocol):
-    """Hand out an image's pixels by its place in the split."""
+    """Returns an image's pixels by its index in the split."""
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """Return pixels (H, W, 3); raises ImageError."""
 
 
 class DirectReader:
-    """Read and decode each image when it is asked for."""
+    """Reads and decodes each image when it is needed."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
@@ -37,7 +37,7 @@ class DirectReader:
 
 
 class DecodedImages:
-    """Hold a split's pixels one after the other, and the errors of those without."""
+    """A split's pixels one after the other, and the errors of unreadable images."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Own the operations on uint8 images that augmentation is made of.
+"""Image operations on uint8 arrays, the building blocks of the augmentation policies.
 
 Each equals the Pillow operation that timm's policies call by the same name, to within one level
 (rotation to within a few, by a slightly different cubic kernel), in a fraction of the time.

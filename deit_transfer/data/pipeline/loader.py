@@ -1,4 +1,4 @@
-"""Own a run's batches: which images are read, decoded, augmented and stacked for each step.
+"""Data loading: which images are read, decoded, augmented and stacked for each step.
 
 A training batch is a function of the plan alone: neither the number of workers nor the step a
 run was resumed at changes a byte of it. One set of workers serves a whole run and works ahead
@@ -27,7 +27,7 @@ _MAX_LISTED = 10
 
 
 class LoadedStep(NamedTuple):
-    """Hold this process's micro-batches of one optimizer step.
+    """This process's micro-batches of one optimizer step.
 
     `numbers` counts them within the step over all processes, and `global_batch_size` the step's
     images over all processes.
@@ -77,7 +77,7 @@ def train_batches(
 
 
 class TrainBatches:
-    """Yield a run's `LoadedStep`; `replaced` lists the unreadable images met so far.
+    """Yields a run's `LoadedStep`s; `replaced` lists the unreadable images so far.
 
     A second iteration starts at `start_step` again.
     """
@@ -132,7 +132,7 @@ class TrainBatches:
 
 
 class TrainSamples(Dataset[WorkerBatch]):
-    """Make the training micro-batch that keys name; runs in the workers."""
+    """Makes the training micro-batch of given keys; runs in the workers."""
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ def eval_batches(
 
 
 class EvalBatches:
-    """Yield a split's batches, once per iteration; `bad` lists the images it could not read.
+    """Yields a split's batches, once per iteration; `bad` lists the unreadable images.
 
     Raises:
         DataError: While iterating, at the first batch with such images, unless they are allowed.
@@ -281,7 +281,7 @@ class EvalBatches:
 
 
 class EvalSamples(Dataset[WorkerBatch]):
-    """Make the evaluation batch of some indices; runs in the workers."""
+    """Makes the evaluation batch of given indices; runs in the workers."""
 
     def __init__(self, images: ImageSet, *, reader: Reader, transform: EvalTransform) -> None:
         self.images = images

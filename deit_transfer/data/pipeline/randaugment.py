@@ -1,4 +1,4 @@
-"""Own RandAugment: the policy string, which operations are drawn, and how strong they are.
+"""RandAugment: parse the policy string, draw operations and their magnitudes.
 
 It follows the same distribution as timm's; `operations` holds the pixels' part. Nothing here
 draws from a global generator: the caller hands in the stream.
@@ -19,7 +19,7 @@ FULL_MAGNITUDE = 10.0
 
 
 class RandAugmentPolicy(NamedTuple):
-    """Hold what a RandAugment string says; `magnitude_std` may be infinite (uniform magnitude)."""
+    """A parsed RandAugment string; `magnitude_std` may be infinite (uniform magnitude)."""
 
     magnitude: int = 10
     num_operations: int = 2
@@ -78,7 +78,7 @@ def _malformed(text: str, reason: str) -> UsageError:
 
 
 class RandAugment:
-    """Apply a few randomly chosen operations to an image, as timm's RandAugment does.
+    """Applies a few randomly chosen operations to an image, as timm's RandAugment does.
 
     Args:
         policy: How many operations, how likely and how strong.
@@ -165,7 +165,7 @@ def _solarize_add(magnitude: float, _stream: random.Random) -> float:
 
 
 class Operation(NamedTuple):
-    """Pair an operation with how its strength follows from the magnitude (None: it has none)."""
+    """An operation, and how its strength follows from the magnitude (None: it has none)."""
 
     function: Callable[[Pixels, float, Color], Pixels]
     strength: Callable[[float, random.Random], float] | None

@@ -1,5 +1,4 @@
-"""Own which images a run sees, in which order: pure functions of (seed, epoch), and their cut
-into steps, micro-batches and processes.
+"""Sample order as pure functions of (seed, epoch), and its cut into steps and micro-batches.
 
 Nothing here reads images or keeps a state: a run resumes by starting its plan at a later step.
 """
@@ -72,7 +71,7 @@ def _num_views(n: int, repeats: int, compat: Compat) -> int:
 
 
 class EpochViews(NamedTuple):
-    """Count what one epoch shows: `views` images seen, of which `unique_images` differ."""
+    """The samples of one epoch: `views` in all, of `unique_images` different images."""
 
     views: int
     unique_images: int
@@ -105,7 +104,7 @@ def epoch_views(
 
 
 class MicroBatchKeys(NamedTuple):
-    """Name the samples of one forward pass; `number` counts micro-batches within the step."""
+    """The sample keys of one forward pass; `number` counts micro-batches within the step."""
 
     number: int
     epoch: int
@@ -114,7 +113,7 @@ class MicroBatchKeys(NamedTuple):
 
 
 class StepKeys(NamedTuple):
-    """Name this process's share of one optimizer step."""
+    """This process's share of one optimizer step."""
 
     step: int
     epoch: int
@@ -123,7 +122,7 @@ class StepKeys(NamedTuple):
 
 
 class StepPlan:
-    """Lay a run's views out in steps.
+    """The samples of a run, laid out in steps.
 
     The batch of a step is the same at any number of processes. It is cut into micro-batches,
     which the processes take in turn; where that would leave a process without one, the batch is

@@ -1,4 +1,4 @@
-"""Own the way from decoded pixels to a network's input size: training and evaluation views.
+"""Transforms from decoded pixels to a network's input size, for training and evaluation.
 
 A training view is a function of the image and one seed, nothing else: it never reads a global
 generator, so it is the same in any worker, epoch or restart. Normalizing, erasing and mixing
@@ -130,7 +130,7 @@ def eval_transform(*, resolution: int, crop_pct: float) -> EvalTransform:
 
 
 class CenterTransform:
-    """Resize the shorter side to `shorter` and cut the center R x R out."""
+    """Resizes the shorter side to `shorter` and crops the center R x R."""
 
     def __init__(self, *, resolution: int, shorter: int) -> None:
         self.resolution = resolution
@@ -154,7 +154,7 @@ class CenterTransform:
 
 
 class SeededTransform:
-    """Make the view that one seed names; two calls with one seed give one view.
+    """Augments an image as one seed says; two calls with one seed give the same pixels.
 
     albumentations draws the crop and the flip, one after the other from one stream: the view is
     the one that its `Compose` would give, 60 us sooner. Left to itself, Compose (2.0.8) keeps
@@ -229,7 +229,7 @@ def _color_stage(
 
 
 class ColorJitter:
-    """Change brightness, contrast and saturation in random order, as torchvision does.
+    """Changes brightness, contrast and saturation in random order, as torchvision does.
 
     Args:
         strength: Each factor is drawn from 1 - strength .. 1 + strength, not below 0.
@@ -248,7 +248,7 @@ class ColorJitter:
 
 
 class ThreeAugment:
-    """Apply one of grayscale, solarize and Gaussian blur, then color jitter (DeiT III).
+    """Applies one of grayscale, solarize and Gaussian blur, then color jitter (DeiT III).
 
     Source: https://arxiv.org/abs/2204.07118, section 3.2; facebookresearch/deit augment.py.
     """

@@ -1,4 +1,4 @@
-"""Own the passage of batches from loader processes to this one, and the processes' manners.
+"""DataLoader workers: start-up, signals, error transport.
 
 It knows nothing of datasets or order: it is given keys, and samples that turn a key into a
 delivery.
@@ -23,7 +23,7 @@ from deit_transfer.errors import DeitTransferError, ResourceError
 
 @dataclass(frozen=True)
 class BadImage:
-    """Tell of an image that could not be read; in training, of the one that took its place."""
+    """An image that could not be read and, in training, the one that took its place."""
 
     index: int
     image_id: str
@@ -33,7 +33,7 @@ class BadImage:
 
 
 class WorkerBatch(NamedTuple):
-    """Carry a batch and the bad images met in making it, or the error that prevented it.
+    """A batch and the unreadable images met in making it, or the error that prevented it.
 
     Errors for the user travel as values: torch would wrap what a worker raises in the text of a
     traceback and drop its hint.
@@ -45,7 +45,7 @@ class WorkerBatch(NamedTuple):
 
 
 class WorkerBatches:
-    """Iterate over the deliveries for `keys`, in their order.
+    """Iterates over the batches for `keys`, in their order.
 
     Args:
         samples: Turns one key into one `WorkerBatch`; runs in the workers.
@@ -124,7 +124,7 @@ def _enter_worker(_number: int) -> None:
 
 
 class Stack:
-    """Gather views (R, R, 3) in one tensor (count, 3, R, R), each while it is in the cache."""
+    """Gathers images (R, R, 3) in one tensor (count, 3, R, R), each while it is in the cache."""
 
     def __init__(self, count: int) -> None:
         self.count = count

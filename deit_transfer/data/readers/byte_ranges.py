@@ -1,4 +1,4 @@
-"""Own images that lie as byte ranges within a few large files: shards, archives, unpacked tables.
+"""Images that lie as byte ranges within a few large files: shards, archives, tables.
 
 Any image is read by itself, so that the sample order stays a function of seed and epoch, and a
 resumed run goes on exactly. Nothing is decompressed or decoded here.
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deit_transfer.data.dataset import Strings, printable
+from deit_transfer.data.dataset import Strings, printable_name
 
 _MOST_OPEN = 128  # files; systems allow 256 to 1024 in a process
 
 
 class ByteRanges:
-    """Serve byte ranges by their place.
+    """Reads byte ranges by index.
 
     Args:
         files: The large files.
@@ -55,7 +55,7 @@ class ByteRanges:
 
     def where(self, position: int) -> str:
         file = self.files[int(self.file_of[position])]
-        return printable(f"{file}: {self.names[position]}")
+        return printable_name(f"{file}: {self.names[position]}")
 
     def size(self, position: int) -> int:
         return int(self.lengths[position])

@@ -1,4 +1,4 @@
-"""Own finding image files below a folder, quickly and in an order every machine agrees on.
+"""List image files below a folder, quickly and in the same order on every machine.
 
 Nothing is opened: 60,000 files are listed in a fraction of a second. What is passed over is
 counted by reason, never dropped in silence.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deit_transfer.data.dataset import printable
+from deit_transfer.data.dataset import printable_name
 from deit_transfer.errors import DataError
 
 EXTENSIONS = frozenset(
@@ -23,7 +23,7 @@ _HIDDEN_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 @dataclass
 class FileListing:
-    """Hold what one folder directly contains, names sorted."""
+    """What one folder directly contains, names sorted."""
 
     folders: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
@@ -107,6 +107,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         raise DataError(
-            f"cannot list {printable(str(folder))}: {error.strerror}",
+            f"cannot list {printable_name(str(folder))}: {error.strerror}",
             hint="Check the folder's name and that you may read it",
         ) from error

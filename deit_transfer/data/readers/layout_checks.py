@@ -1,4 +1,4 @@
-"""Own what the adapters of published datasets share: their files, their faults, their words.
+"""Layout checks for published datasets: expected files, counts, and the error messages.
 
 A fault is collected, not raised, so that all that is wrong with a folder is told at once.
 """

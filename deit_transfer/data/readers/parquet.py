@@ -1,4 +1,4 @@
-"""Own images that lie in parquet files, as the Hugging Face hub keeps its datasets.
+"""Read images from parquet files, as the Hugging Face hub stores its datasets.
 
 Parquet compresses many rows together, so one image cannot be read by itself. The images' own
 bytes are therefore copied once into one plain file in the user's cache, where any is read by its
@@ -32,7 +32,7 @@ _INDEX_FILE = "index.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Say which columns hold images and labels, and what the labels mean.
+    """Which columns hold images and labels, and the class names.
 
     `class_names` is None where the labels are themselves names. `other_labels` are label columns
     that are left out.
@@ -46,7 +46,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetRows:
-    """Hold the unpacked rows of some files: where each image lies, and its label as stored.
+    """The unpacked rows of some files: byte range of each image, and its label as stored.
 
     Shapes: starts, lengths (N,) int64; labels (N,) of whole numbers or of text.
     """
@@ -61,7 +61,7 @@ class ParquetRows:
 
 
 def is_table_of_images(path: Path) -> bool:
-    """Tell whether a parquet file holds images, rather than the paths of some."""
+    """Return whether a parquet file holds images, rather than paths of images."""
     return _image_column(_schema(path)) is not None
 
 

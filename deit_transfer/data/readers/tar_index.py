@@ -1,4 +1,4 @@
-"""Own listing what lies where in an uncompressed tar archive, so that it is read in place.
+"""Index the members of an uncompressed tar for random access.
 
 Nothing is unpacked, so no name in an archive can reach outside a folder. A listing is kept in the
 user's cache and made again when the archive changes.
@@ -25,7 +25,7 @@ _Note = Callable[[str, int, int], None]  # name, first byte, bytes
 
 @dataclass(frozen=True, kw_only=True)
 class TarIndex:
-    """Hold the regular files of an archive: names, and the bytes they take in it.
+    """The regular files of an archive: names, and their byte ranges.
 
     Shapes: starts, lengths (N,) int64. `passed_over` counts links and other things that are no
     files, by kind.

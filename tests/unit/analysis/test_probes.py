@@ -353,7 +353,7 @@ def test_a_recipe_without_validation_images_has_some_carved_for_the_choice(
     assert result["selected_on"] == "part of train"
 
 
-def test_an_unreadable_test_image_is_wrong_and_an_unreadable_training_image_is_refused(
+def test_an_unreadable_image_is_wrong_in_test_and_refused_in_train(
     tmp_path: Path, image_folder: Callable[..., Path]
 ) -> None:
     folder = image_folder("photos", train=12, test=2, size=16)

@@ -1,11 +1,17 @@
 """Check the choice of device and number format."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from deit_transfer.engine.precision import cpu_has_bf16, resolve_device, resolve_precision
+from deit_transfer.engine.precision import (
+    choose_attention,
+    cpu_has_bf16,
+    resolve_device,
+    resolve_precision,
+)
 from deit_transfer.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -37,6 +43,28 @@ def test_auto_on_cpu_follows_the_hardware(
     asked = resolve_precision("bf16", CPU)
     assert asked.name == "bf16"
     assert ("emulates" in asked.reason) is not native
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "kernel"),
+    [
+        ("avx512_bf16", "bf16", "plain"),
+        ("avx512_bf16 amx_bf16", "bf16", "fused"),
+        ("avx512_bf16", "fp32", "fused"),
+        ("avx2", "bf16", "plain"),
+    ],
+)
+def test_attention_follows_a_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, name: str, kernel: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setenv("DEIT_TRANSFER_CPUINFO", str(tmp_path / "cpuinfo"))
+    assert choose_attention(resolve_precision(name, CPU)) == kernel
+
+
+def test_attention_is_fused_on_a_gpu() -> None:
+    on_gpu = replace(resolve_precision("bf16", CPU), device_type="cuda")
+    assert choose_attention(on_gpu) == "fused"
 
 
 def test_autocast_computes_in_the_format_and_keeps_the_weights() -> None:

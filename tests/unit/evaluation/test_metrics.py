@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deit_transfer.evaluation.metrics import (
-    Answered,
+    SplitPredictions,
     Temperature,
     calibration_facts,
     fit,
@@ -21,7 +21,9 @@ from deit_transfer.runs.predictions import StoredPredictions
 CLASSES = ("ant", "bee", "cat", "dog")
 
 
-def answered(*, unreadable: tuple[int, ...] = (), right: np.ndarray | None = None) -> Answered:
+def scored(
+    *, unreadable: tuple[int, ...] = (), right: np.ndarray | None = None
+) -> SplitPredictions:
     """Two heads' answers on six images of four classes."""
     rng = np.random.default_rng(3)
     labels = np.array([0, 1, 2, 3, 0, 1])
@@ -36,16 +38,16 @@ def answered(*, unreadable: tuple[int, ...] = (), right: np.ndarray | None = Non
         class_logits=class_logits,
         distill_logits=distill_logits,
     )
-    return Answered(stored=stored, right=right)
+    return SplitPredictions(stored=stored, right=right)
 
 
 def test_any_of_several_right_labels_is_right() -> None:
-    single = answered()
+    single = scored()
     decisions = single.decisions()
     right = np.zeros((6, 4), bool)
     right[np.arange(6), decisions] = True
     right[:, 0] = True
-    several = answered(right=right)
+    several = scored(right=right)
     assert head_facts(several, ("joint",))["joint"]["top1"] == 100
     assert head_facts(single, ("joint",))["joint"]["top1"] < 100
     assert several.labels().tolist() == decisions.tolist()
@@ -53,7 +55,7 @@ def test_any_of_several_right_labels_is_right() -> None:
 
 
 def test_an_unreadable_image_is_wrong_and_says_nothing_of_confidence() -> None:
-    whole, damaged = answered(), answered(unreadable=(0,))
+    whole, damaged = scored(), scored(unreadable=(0,))
     before, after = (head_facts(one, ("joint",))["joint"] for one in (whole, damaged))
     assert after["top1"] == pytest.approx(before["top1"] - 100 / 6)
     assert calibration_facts(damaged, None)["num_images"] == 5
@@ -63,13 +65,13 @@ def test_an_unreadable_image_is_wrong_and_says_nothing_of_confidence() -> None:
     insects = next(row for row in rows["groups"] if row["name"] == "insect")
     assert insects["images"] == 4
     assert insects["group_top1"] <= 75
-    nothing = answered(unreadable=tuple(range(6)))
+    nothing = scored(unreadable=tuple(range(6)))
     assert calibration_facts(nothing, None)["ece"] is None
     assert fit(nothing, fitted_on="nothing") is None
 
 
 def test_a_temperature_changes_the_scaled_figures_only() -> None:
-    one = answered()
+    one = scored()
     plain = calibration_facts(one, None)
     mended = calibration_facts(one, Temperature(value=2.0, fitted_on="3 others"))
     assert mended["ece"] == plain["ece"]
@@ -81,10 +83,10 @@ def test_a_temperature_changes_the_scaled_figures_only() -> None:
 
 
 def test_without_training_counts_or_a_hierarchy_there_are_no_groups() -> None:
-    assert long_tail_facts(answered(), None) is None
-    assert super_category_facts(answered(), ()) is None
-    assert super_category_facts(answered(), ("", "", "", "")) is None
-    tail = long_tail_facts(answered(), np.array([200, 50, 50, 3]))
+    assert long_tail_facts(scored(), None) is None
+    assert super_category_facts(scored(), ()) is None
+    assert super_category_facts(scored(), ("", "", "", "")) is None
+    tail = long_tail_facts(scored(), np.array([200, 50, 50, 3]))
     assert tail is not None
     assert {name: row["images"] for name, row in tail.items()} == {
         "many": 2,

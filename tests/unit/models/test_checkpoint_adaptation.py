@@ -182,7 +182,7 @@ class TestHeads:
 
         assert torch.equal(network.backbone.head.weight, drawn)
         assert actions(report)["head.weight"] == "initialized"
-        said = "new; model.keep_head keeps the start's if its 5 classes are the same"
+        said = "new; model.keep_head keeps the one in the weights if its 5 classes are the same"
         assert details(report)["head.weight"] == said
 
     def test_keep_head_takes_the_heads_too(self) -> None:
@@ -202,13 +202,13 @@ class TestHeads:
     def test_keep_head_with_other_classes_is_refused(self) -> None:
         network = build(classes=5, seed=1)
         before = {key: value.clone() for key, value in network.backbone.state_dict().items()}
-        with pytest.raises(CheckpointError, match="1000 classes in the start, 5 here"):
+        with pytest.raises(CheckpointError, match="1000 classes in the weights, 5 here"):
             load_pretrained(network, start_from(build(classes=1000)), keep_head=True)
         assert all(torch.equal(v, before[k]) for k, v in network.backbone.state_dict().items())
 
     def test_a_thousand_classes_are_replaced_by_five(self) -> None:
         report = load_pretrained(build(classes=5), start_from(build(classes=1000)))
-        assert details(report)["head.weight"] == "1000 classes in the start, 5 here"
+        assert details(report)["head.weight"] == "1000 classes in the weights, 5 here"
 
     def test_a_convnet_has_its_own_head(self) -> None:
         given = build("resnet10t", classes=5, resolution=64)
@@ -294,7 +294,7 @@ def test_the_report_reads_well_and_is_json() -> None:
     text = "\n".join(report.summary)
     assert text.startswith("start: a deit_micro\ncopied: ")
     assert "patch grid 8x8 to 10x10, bicubic" in text
-    assert "dist_token: not in the start" in text
+    assert "dist_token: not in the weights" in text
     content = json.loads(json.dumps(report.to_dict()))
     assert content["coverage"] == report.coverage
     assert {item["key"] for item in content["items"]} == {item.key for item in report.items}

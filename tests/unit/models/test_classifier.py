@@ -6,11 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from deit_transfer.errors import UsageError
-from deit_transfer.models import classifier as classifier_module
 from deit_transfer.models.classifier import (
     Classifier,
     build_classifier,
-    choose_attention,
     describe_parameters,
     set_attention,
 )
@@ -177,48 +175,6 @@ def test_fused_and_plain_attention_agree() -> None:
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="'fused' or 'plain'"):
         set_attention(classifier, "flash")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("plain_s", "fused_s", "chosen"),
-    [(0.5, 1.0, "plain"), (1.0, 0.5, "fused"), (0.99, 1.0, "fused")],
-)
-def test_the_faster_attention_is_chosen(
-    plain_s: float, fused_s: float, chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    classifier = build_micro()
-    attention = classifier.backbone.blocks[0].attn
-
-    def pretend(work: object, *, repeats: int) -> float:
-        return fused_s if attention.fused_attn else plain_s
-
-    monkeypatch.setattr(classifier_module, "_median_seconds", pretend)
-    choice = choose_attention(classifier, resolution=32, device=torch.device("cpu"))
-
-    assert choice == (chosen, fused_s, plain_s)
-    assert attention.fused_attn == (chosen == "fused")
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_choosing_attention_leaves_no_trace(dtype: torch.dtype) -> None:
-    classifier = build_micro(drop=0.1, drop_path=0.1).train()
-    generator_state = torch.get_rng_state()
-
-    choice = choose_attention(
-        classifier, resolution=32, device=torch.device("cpu"), dtype=dtype, repeats=1
-    )
-
-    assert choice.fused_s > 0
-    assert choice.plain_s > 0
-    assert torch.equal(torch.get_rng_state(), generator_state)
-    assert classifier.backbone.blocks[0].attn.training
-    assert all(parameter.grad is None for parameter in classifier.parameters())
-
-
-def test_a_convnet_has_no_attention_to_choose() -> None:
-    classifier = build_classifier(name="resnet10t", num_classes=4, resolution=64)
-    choice = choose_attention(classifier, resolution=64, device=torch.device("cpu"))
-    assert choice == ("fused", 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["deit_micro", "deit_micro_distilled"])

@@ -382,7 +382,7 @@ def test_the_result_says_every_figure():
         "91.01",
         "91.12",
         "95.44",
-        "93.21% of answers",
+        "93.21% of predictions",
         "raw / EMA on test | 91.50 / 91.60, last epoch",
         "averaged weights (EMA)",
         "9 of 10",

@@ -29,7 +29,7 @@ DEFAULTS = json.loads("""
   "fraction": null,
   "val_fraction": 0.1,
   "val_limit": 5000,
-  "select": "val",
+  "select": "auto",
   "headline": "top1",
   "split_seed": 0,
   "decode_cache_mb": 2048,
@@ -43,6 +43,7 @@ DEFAULTS = json.loads("""
   "patch_drop": 0.0,
   "dropout": 0.0,
   "freeze": "none",
+  "head_start": "random",
   "keep_head": false,
   "two_class_tokens": false
  },
@@ -123,7 +124,7 @@ def key(**overrides: Any) -> str:
 
 def test_the_defaults_are_those_of_the_version() -> None:
     shown = Recipe(mode="scratch").model_dump(mode="json", exclude={"title", "evidence", "sources"})
-    assert DEFAULTS_VERSION == 1
+    assert DEFAULTS_VERSION == 2
     assert shown == DEFAULTS
 
 
