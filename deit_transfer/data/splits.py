@@ -130,7 +130,63 @@ def settle_splits(
         )
     elif "test" not in splits:
         splits["train"], splits["test"], notes = carve_test(splits["train"], class_names)
-    return {split: splits[split] for split in SPLITS if split in splits}, notes
+    splits = {split: splits[split] for split in SPLITS if split in splits}
+    check_ids(splits)
+    return splits, notes if for_evaluation else [*notes, *check_classes(splits, class_names)]
+
+
+def check_classes(splits: Mapping[Split, ImageSet], class_names: Sequence[str]) -> list[str]:
+    """Check that training can learn the classes of every split; return notes on empty ones.
+
+    Raises:
+        DataError: Train has images of fewer than two classes, or another split has images of a
+            class that train has none of.
+    """
+    in_train = set(np.unique(splits["train"].labels).tolist())
+    if len(in_train) < 2:
+        name = class_names[next(iter(in_train))] if in_train else "none"
+        raise DataError(
+            f"train has images of only one class, {name}: at least two are needed",
+            hint="Check the column or folder that holds the labels",
+        )
+    notes = []
+    for split, images in splits.items():
+        present = set(np.unique(images.labels).tolist())
+        unknown = [class_names[label] for label in sorted(present - in_train)]
+        if unknown:
+            raise DataError(
+                f"{split} has images of {_few(unknown)}, and train has none",
+                hint="Add training images of these, or leave their test images out",
+            )
+        absent = [class_names[label] for label in sorted(in_train - present)]
+        if absent:
+            notes.append(f"{split} has no image of {_few(absent)}")
+    empty = [name for label, name in enumerate(class_names) if label not in in_train]
+    if empty:
+        notes.append(f"named, but without a training image: {_few(empty)}")
+    return notes
+
+
+def check_ids(splits: Mapping[Split, ImageSet]) -> None:
+    """Check that an image id names one image, since predictions are joined by it.
+
+    Raises:
+        DataError: An id stands for two images.
+    """
+    seen: set[str] = set()
+    for split, images in splits.items():
+        for name in images.ids:
+            if name in seen:
+                raise DataError(
+                    f"two images are called {name!r} (the second is in {split})",
+                    hint="Give each image a name of its own",
+                )
+            seen.add(name)
+
+
+def _few(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({listed})"
 
 
 def take_limit(

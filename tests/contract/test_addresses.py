@@ -358,7 +358,7 @@ def test_shards_of_some_split_and_of_none_do_not_mix(tmp_path):
     assert "more.tar is of no split" in fault(f"wds:{place}")[0]
     write(place / "classnames.txt", "ant\nbee\n")
     (place / "more.tar").unlink()
-    assert "names 2 classes for labels up to 2" in fault(f"wds:{place}")[0]
+    assert "holds label 2, but 2 classes are named" in fault(f"wds:{place}")[0]
 
 
 def test_an_index_is_made_again_when_its_archive_changes(tmp_path):
@@ -459,3 +459,38 @@ def test_tables_that_are_none(tmp_path):
     assert "cannot be read as a table" in fault(str(tmp_path / "t.csv"))[0]
     write(tmp_path / "t.csv", "")
     assert "only nothing" in fault(str(tmp_path / "t.csv"))[0]
+
+
+# Rows, classes and names that contradict each other
+
+
+def test_a_row_with_another_number_of_fields_names_its_line(tmp_path):
+    file = tmp_path / "cut.csv"
+    file.write_text('path,label\na.jpg,"maple, red"\nb.jpg,maple, red\n')
+    with pytest.raises(DataError, match=r"line 3 of .* has 3 fields, and the header 2"):
+        load_dataset(str(file))
+
+
+def test_a_class_that_only_test_has_is_refused(tmp_path):
+    address = table(tmp_path)
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    kept = [line for line in lines if not line.endswith(f"{HUB_NAMES[2]},train")]
+    (tmp_path / "table.csv").write_text("\n".join(kept) + "\n")
+    with pytest.raises(DataError, match=r"test has images of 1 class .*, and train has none"):
+        load_dataset(address)
+
+
+def test_one_class_alone_is_refused(tmp_path):
+    address = table(tmp_path)
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    (tmp_path / "table.csv").write_text("\n".join([lines[0], *lines[1::3]]) + "\n")
+    with pytest.raises(DataError, match="only one class"):
+        load_dataset(address)
+
+
+def test_a_shard_whose_keys_have_dots_is_refused(tmp_path):
+    members = [(f"v1.{n}.{kind}", content) for n in range(4) for kind, content in
+               (("jpg", jpeg(f"v{n}")), ("cls", str(n % 2).encode()))]  # fmt: skip
+    write_tar(tmp_path / "train-0.tar", [("0.cls", b"0"), ("0.jpg", jpeg("0")), *members])
+    with pytest.raises(DataError, match="key ends at the first dot, 'v1' here"):
+        load_dataset(f"wds:{tmp_path}/train-0.tar")

@@ -54,9 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_to_end(
-    place: Path, name: str, *arguments: str, prepare: tuple[Prepare, ...] = ()
-) -> Any:
+def run_to_end(place: Path, name: str, *arguments: str, prepare: tuple[Prepare, ...] = ()) -> Any:
     return run_program(
         *COMMAND, f"--name={name}", "--resume", *arguments, folder=place, prepare=prepare
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deit_transfer.data.adapters.cars import CarsAdapter
 from deit_transfer.data.adapters.cifar import CIFAR10, CIFAR100
@@ -28,8 +27,8 @@ from deit_transfer.data.dataset import (
     Split,
 )
 from deit_transfer.data.fetch.hub import fetch_parquet
-from deit_transfer.data.readers.layout_checks import ordered_names
-from deit_transfer.data.readers.parquet import Columns, ParquetRows, find_columns, image_set, unpack
+from deit_transfer.data.labels import case_notes, number_labels
+from deit_transfer.data.readers.parquet import find_columns, image_set, unpack
 from deit_transfer.data.splits import SPLIT_NAMES, settle_splits
 from deit_transfer.errors import DataError, UsageError
 
@@ -157,8 +156,15 @@ def read_parquet(
     by_split = _by_split(files, root)
     columns = find_columns([path for group in by_split.values() for path in group])
     rows = {split: unpack(group, columns, progress=progress) for split, group in by_split.items()}
-    class_names, numbers = _number_labels(rows, columns)
-    notes = [
+    class_names, numbers = number_labels(
+        {split: part.labels for split, part in rows.items()},
+        class_names=columns.shared_names,
+        source=f"column {columns.label}",
+    )
+    notes = case_notes(class_names)
+    if columns.differ:
+        notes.append("files number their classes differently: labels are joined by class name")
+    notes += [
         f"column {columns.label} of labels; {name} is left out" for name in columns.other_labels
     ]
     found: dict[Split | None, ImageSet] = {}
@@ -277,29 +283,6 @@ def _split_of(path: Path) -> Split | None:
             if word in SPLIT_NAMES:
                 return SPLIT_NAMES[word]
     return None
-
-
-def _number_labels(
-    rows: dict[Split | None, ParquetRows], columns: Columns
-) -> tuple[tuple[str, ...], dict[Split | None, NDArray[np.int64]]]:
-    """Return class names and labels from 0; labels below 0 are unknown."""
-    stored = {split: part.labels for split, part in rows.items()}
-    everything = np.concatenate(list(stored.values()))
-    if everything.dtype.kind == "U":
-        names = ordered_names(everything.tolist())
-        number = {name: label for label, name in enumerate(names)}
-        return names, {
-            split: np.array([number[name] for name in labels.tolist()], np.int64)
-            for split, labels in stored.items()
-        }
-    highest = int(everything.max(initial=-1))
-    names = columns.class_names or tuple(str(label) for label in range(highest + 1))
-    if highest >= len(names):
-        raise DataError(
-            f"column {columns.label} holds label {highest}, but {len(names)} classes are named",
-            hint="The files contradict themselves. Download them again, or take another copy",
-        )
-    return names, stored
 
 
 def _refuse_wrong_counts(found: dict[Split | None, ImageSet], num_classes: int) -> None:

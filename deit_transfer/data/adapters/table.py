@@ -8,8 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from deit_transfer.data.adapters.hf import read_parquet
 from deit_transfer.data.dataset import (
@@ -21,7 +20,8 @@ from deit_transfer.data.dataset import (
     Progress,
     Split,
 )
-from deit_transfer.data.readers.layout_checks import missing_fault, missing_files, ordered_names
+from deit_transfer.data.labels import case_notes, clean_labels, clean_name, number_labels
+from deit_transfer.data.readers.layout_checks import missing_fault, missing_files
 from deit_transfer.data.readers.parquet import column_names, is_table_of_images, read_columns
 from deit_transfer.data.splits import SPLIT_NAMES, settle_splits
 from deit_transfer.errors import DataError
@@ -70,7 +70,7 @@ class TableOpener:
             return read_parquet(
                 [path], path.parent, info=info, for_evaluation=for_evaluation, progress=progress
             )
-        columns = _read_parquet(path) if path.suffix == ".parquet" else _read_text(path)
+        columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path)
         return _dataset(path, columns, info, for_evaluation=for_evaluation)
 
 
@@ -83,17 +83,32 @@ def _read_text(path: Path) -> dict[str, list[str]]:
             names = [name.strip().lower() for name in reader.fieldnames or ()]
             _check_columns(path, names)
             reader.fieldnames = names
-            rows = list(reader)
+            rows = []
+            for row in reader:
+                _check_fields(path, row, reader.line_num, names)
+                rows.append(row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table: {error}", hint=_FORM) from error
     wanted = [name for name in (_PATH, _LABEL, _SPLIT) if name in names]
     return {name: [(row[name] or "").strip() for row in rows] for name in wanted}
 
 
+def _check_fields(path: Path, row: Mapping[str | None, Any], line: int, names: list[str]) -> None:
+    """Refuse a row with more or fewer fields than the header: a comma in a label cuts it."""
+    extra, absent = row.get(None, []), [name for name in names if row[name] is None]
+    if extra or absent:
+        count = len(names) + len(extra) - len(absent)
+        raise DataError(
+            f"line {line} of {path} has {count} fields, and the header {len(names)}",
+            hint='Put a value with a comma in quotes: img/1.jpg,"maple, red"',
+        )
+
+
 def _read_parquet(path: Path) -> dict[str, list[str]]:
     names = column_names(path)
     _check_columns(path, names)
     columns = read_columns(path, [name for name in (_PATH, _LABEL, _SPLIT) if name in names])
+    columns[_LABEL] = clean_labels(columns[_LABEL], source=f"column {_LABEL} of {path}")
     return {
         name: ["" if value is None else str(value) for value in values]
         for name, values in columns.items()
@@ -116,8 +131,9 @@ def _dataset(
     if faults:
         lines = "".join(f"\n  - {fault}" for fault in faults[:_MOST_LISTED])
         raise DataError(f"the table {path} cannot be used:{lines}", hint=_FORM)
-    class_names = ordered_names(labels)
-    number = {name: label for label, name in enumerate(class_names)}
+    class_names, numbers = number_labels(
+        {"all": [clean_name(label) for label in labels]}, class_names=None, source=str(path)
+    )
     found: dict[Split | None, ImageSet] = {}
     for word in dict.fromkeys(splits):
         rows = [i for i, said in enumerate(splits) if said == word]
@@ -125,7 +141,7 @@ def _dataset(
         found[split] = ImageSet.from_files(
             path.parent,
             [paths[i] for i in rows],
-            np.array([number[labels[i]] for i in rows], np.int64),
+            numbers["all"][rows],
             ids=[unicodedata.normalize("NFC", paths[i]) for i in rows],
             apply_exif=info.apply_exif,
         )
@@ -137,7 +153,7 @@ def _dataset(
         splits=settled,
         root=path.parent,
         layout=f"a table of {len(paths):,} paths",
-        notes=notes,
+        notes=[*case_notes(class_names), *notes],
     )
 
 

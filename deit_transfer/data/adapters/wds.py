@@ -8,7 +8,7 @@ none of these, and its library is not needed. Shards are plain tar files on a lo
 import glob
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,13 @@ from deit_transfer.data.dataset import (
     Strings,
 )
 from deit_transfer.data.fetch.cache import key_of, read_arrays, write_arrays
+from deit_transfer.data.labels import (
+    Label,
+    case_notes,
+    clean_labels,
+    number_labels,
+    read_names_file,
+)
 from deit_transfer.data.readers.byte_ranges import ByteRanges
 from deit_transfer.data.readers.file_listing import EXTENSIONS
 from deit_transfer.data.readers.tar_index import TarIndex, index_tar
@@ -37,6 +44,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _NAME_FILES = ("classnames.txt", "classes.txt")
 _JSON_KEYS = ("label", "cls", "class_id")
 _MOST_LISTED = 10
+MOST_SHARDS = 100_000
 
 SHARDS = DatasetInfo(
     name="wds:SHARDS",
@@ -86,10 +94,9 @@ class ShardOpener:
             )
         shards = {path: index_shard(path, progress=progress) for path in paths}
         _raise_faults(shards)
-        highest = max(int(shard.labels.max(initial=-1)) for shard in shards.values())
-        class_names, notes = _class_names(paths[0].parent, highest + 1)
+        class_names, labels, notes = _labels(shards)
         found = {
-            split: _image_set(group, [shards[path] for path in group])
+            split: _image_set(group, [shards[path] for path in group], [labels[p] for p in group])
             for split, group in by_split.items()
         }
         splits, said = settle_splits(found, class_names, for_evaluation=for_evaluation)
@@ -124,7 +131,9 @@ def shard_paths(pattern: str) -> list[Path]:
         for name in _expand(part):
             path = Path(name).expanduser()
             if path.is_dir():
-                paths += sorted(path.glob("*.tar"))
+                paths += [p for p in sorted(path.glob("*.tar")) if not p.name.startswith("._")]
+            elif path.is_file():
+                paths.append(path)
             elif glob.has_magic(name):
                 paths += sorted(Path(found) for found in glob.glob(str(path)))
             else:
@@ -171,6 +180,7 @@ def _list_samples(archive: Path, index: TarIndex) -> Shard:
     """Group a shard's files by their name up to the first dot: image and label of one sample."""
     images: dict[str, int] = {}
     labels: dict[str, int] = {}
+    others: dict[str, str] = {}  # by key, such as the mask of a sample that has its image
     faults: list[str] = []
     with archive.open("rb") as file:
         for place, name in enumerate(index.names):
@@ -188,8 +198,15 @@ def _list_samples(archive: Path, index: TarIndex) -> Shard:
                     labels[key] = label
                 elif extension == "cls":
                     faults.append(f"{name} is no whole number from 0")
+            elif extension.rpartition(".")[2] in (*EXTENSIONS, "cls", "json"):
+                others.setdefault(key, name)
     faults += [f"sample {key} has no label (.cls or .json)" for key in images if key not in labels]
     faults += [f"sample {key} has no image" for key in labels if key not in images]
+    faults += [
+        f"{name}: a sample's key ends at the first dot, {key!r} here, which has no image"
+        for key, name in others.items()
+        if key not in images and key not in labels
+    ]
     if index.passed_over:
         faults.append(f"{index.passed_over} links or devices, which no shard needs")
     places = np.fromiter(images.values(), np.int64, count=len(images))
@@ -237,6 +254,10 @@ def _expand_range(part: str, num_parts: int) -> list[str]:
     if span is None or num_parts > 1:
         return _expand(part)
     first, last = span.groups()
+    if int(last) - int(first) >= MOST_SHARDS:
+        raise DataError(
+            f"{{{part}}} names more than {MOST_SHARDS:,} shards", hint="Check the range"
+        )
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
 
 
@@ -248,26 +269,64 @@ def _split_of(path: Path) -> Split | None:
     return None
 
 
-def _class_names(folder: Path, num_classes: int) -> tuple[tuple[str, ...], list[str]]:
+def _labels(
+    shards: Mapping[Path, Shard],
+) -> tuple[tuple[str, ...], dict[Path, NDArray[np.int64]], list[str]]:
+    """Return class names, each shard's labels from 0, and notes.
+
+    Folders whose files of class names differ are joined by name.
+    """
+    names_of = {folder: _names_in(folder) for folder in dict.fromkeys(p.parent for p in shards)}
+    stored: dict[Path, list[Label]] = {p: _clean(shard) for p, shard in shards.items()}
+    first, *others = names_of.values()
+    same = all(names == first for names in others)
+    if not same:
+        stored = {p: _by_name(labels, names_of[p.parent], p) for p, labels in stored.items()}
+    class_names, numbers = number_labels(
+        stored, class_names=first if same else None, source="the shards"
+    )
+    notes = case_notes(class_names)
+    if not same:
+        notes.append("folders number their classes differently: labels are joined by class name")
+    if first is None and same:
+        notes.append(f"class names are numbers: {_NAME_FILES[0]} beside the shards names them")
+    return class_names, numbers, notes
+
+
+def _clean(shard: Shard) -> list[Label]:
+    """Return a shard's labels as whole numbers."""
+    return clean_labels(shard.labels.tolist(), source="a shard")
+
+
+def _names_in(folder: Path) -> tuple[str, ...] | None:
     for name in _NAME_FILES:
         if (folder / name).is_file():
-            names = (folder / name).read_text(encoding="utf-8").splitlines()
-            if len(names) < num_classes or len(set(names)) < len(names):
-                raise DataError(
-                    f"{folder / name} names {len(set(names))} classes for labels up to "
-                    f"{num_classes - 1}",
-                    hint="It needs one name a line, each once, in label order",
-                )
-            return tuple(names), []
-    names = [str(label) for label in range(num_classes)]
-    return tuple(names), [f"class names are numbers: {_NAME_FILES[0]} beside the shards names them"]
+            return read_names_file(folder / name)
+    return None
 
 
-def _image_set(paths: Sequence[Path], shards: Sequence[Shard]) -> ImageSet:
+def _by_name(labels: Sequence[Label], names: tuple[str, ...] | None, path: Path) -> list[Label]:
+    if names is None:
+        raise DataError(
+            f"{path.parent} has no {_NAME_FILES[0]}, and other folders of shards have one",
+            hint=f"Put {_NAME_FILES[0]} beside all shards: one name a line, in label order",
+        )
+    highest = max((int(label) for label in labels if label is not None), default=0)
+    if highest >= len(names):
+        raise DataError(
+            f"{path} holds label {highest}, but {len(names)} classes are named beside it",
+            hint="It needs one name a line, in label order",
+        )
+    return [None if label is None else names[int(label)] for label in labels]
+
+
+def _image_set(
+    paths: Sequence[Path], shards: Sequence[Shard], labels: Sequence[NDArray[np.int64]]
+) -> ImageSet:
     counts = [len(shard.keys) for shard in shards]
     keys = Strings(key for shard in shards for key in shard.keys)
     return ImageSet(
-        labels=np.concatenate([shard.labels for shard in shards]),
+        labels=np.concatenate(labels),
         ids=Strings(
             f"{path.stem}/{key}"
             for path, shard in zip(paths, shards, strict=True)

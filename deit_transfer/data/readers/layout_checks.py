@@ -72,14 +72,6 @@ def count_faults(info: DatasetInfo, counts: Mapping[Split, int]) -> list[str]:
     ]
 
 
-def ordered_names(found: Iterable[str]) -> tuple[str, ...]:
-    """Return class names in label order: numbers by value (10 after 2), anything else as text."""
-    names = set(found)
-    if all(name.isascii() and name.isdecimal() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
-
-
 def read_mat(path: Path | BytesIO) -> dict[str, Any]:
     """Read a MATLAB file, with dimensions of one taken away.
 

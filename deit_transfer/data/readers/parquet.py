@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from deit_transfer.data.dataset import ImageSet, Progress, Strings
 from deit_transfer.data.fetch.cache import key_of, user_cache
 from deit_transfer.data.fetch.download import locked
+from deit_transfer.data.labels import Label, clean_labels, clean_names
 from deit_transfer.data.readers.byte_ranges import ByteRanges
 from deit_transfer.errors import DataError, ResourceError, UsageError
 
@@ -34,27 +35,38 @@ _INDEX_FILE = "index.npz"
 class Columns:
     """Which columns hold images and labels, and the class names.
 
-    `class_names` is None where the labels are themselves names. `other_labels` are label columns
-    that are left out.
+    `class_names` has those of each file, None where its labels are themselves names or have
+    none. `other_labels` are label columns that are left out.
     """
 
     image: str
     label: str
-    class_names: tuple[str, ...] | None
+    class_names: Mapping[Path, tuple[str, ...] | None]
     other_labels: tuple[str, ...] = ()
+
+    @property
+    def shared_names(self) -> tuple[str, ...] | None:
+        """The class names, if all files have the same; else labels are joined by name."""
+        first, *others = self.class_names.values()
+        return first if all(names == first for names in others) else None
+
+    @property
+    def differ(self) -> bool:
+        """Whether files name their classes differently."""
+        return len(set(self.class_names.values())) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetRows:
     """The unpacked rows of some files: byte range of each image, and its label as stored.
 
-    Shapes: starts, lengths (N,) int64; labels (N,) of whole numbers or of text.
+    Shapes: starts, lengths (N,) int64; `labels` are N texts or whole numbers, None if missing.
     """
 
     path: Path
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    labels: NDArray[Any]
+    labels: list[Label]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -92,11 +104,17 @@ def find_columns(files: Sequence[Path]) -> Columns:
             hint="Images are bytes or struct{bytes, path}; the labels' column is called "
             f"{' or '.join(_LABEL_NAMES)}",
         )
-    names = features.get(label, {}).get("names")
+    named_by = {
+        path: _features(one).get(label, {}).get("names")
+        for path, one in zip(files, schemas, strict=True)
+    }
     return Columns(
         image=image,
         label=label,
-        class_names=tuple(map(str, names)) if names else None,
+        class_names={
+            path: clean_names(names, source=f"column {label} of {path}") if names else None
+            for path, names in named_by.items()
+        },
         other_labels=tuple(name for name in labels if name != label),
     )
 
@@ -115,7 +133,9 @@ def unpack(
         DataError: A file is damaged, or a row has no image in it.
         ResourceError: The cache has no room.
     """
-    key = key_of(files, "parquet", columns.image, columns.label)
+    key = key_of(
+        files, "parquet-2", columns.image, columns.label, "by name" if columns.differ else ""
+    )
     parent = user_cache() / "unpacked"
     folder = parent / key
     with locked(parent, key):
@@ -138,7 +158,7 @@ def unpack(
             path=folder / _IMAGES_FILE,
             starts=index["starts"],
             lengths=index["lengths"],
-            labels=index["labels"],
+            labels=json.loads(str(index["labels"])),
         )
 
 
@@ -236,21 +256,33 @@ def _copy(files: Sequence[Path], columns: Columns, folder: Path, progress: Progr
                     starts.append(out.tell())
                     lengths.append(len(data))
                     out.write(data)
-                labels += batch_labels
+                source = f"column {columns.label} of {path}, from row {len(labels)},"
+                cleaned = clean_labels(batch_labels, source=source)
+                labels += _by_name(cleaned, columns, path) if columns.differ else cleaned
                 if progress:
                     progress(size * len(starts) // max(rows, 1), size)
         out.flush()
         os.fsync(out.fileno())
-    texts = any(isinstance(label, str) for label in labels)
     np.savez(
         folder / _INDEX_FILE,
         starts=np.array(starts, np.int64),
         lengths=np.array(lengths, np.int64),
-        labels=np.array(
-            [str(label) if texts else -1 if label is None else int(label) for label in labels],
-            np.str_ if texts else np.int64,
-        ),
+        labels=np.array(json.dumps(labels)),
     )
+
+
+def _by_name(labels: list[Label], columns: Columns, path: Path) -> list[Label]:
+    """Return labels as names, since another file numbers its classes differently."""
+    names = columns.class_names[path]
+    if names is None:
+        return labels
+    too_high = [label for label in labels if isinstance(label, int) and label >= len(names)]
+    if too_high:
+        raise DataError(
+            f"{path} holds label {too_high[0]}, but names {len(names)} classes",
+            hint="The file contradicts itself. Download it again, or take another copy",
+        )
+    return [names[label] if isinstance(label, int) else label for label in labels]
 
 
 def _batches(path: Path, columns: Columns) -> Iterator[tuple[list[bytes | None], list[Any]]]:

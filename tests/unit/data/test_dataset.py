@@ -79,7 +79,7 @@ def test_splits_are_settled_for_training_and_for_scoring():
     assert {split: len(part) for split, part in trained.items()} == {"train": 16, "test": 4}
     assert "set aside as test" in notes[0]
     assert list(settle_splits(tree, names, for_evaluation=True)[0]) == ["test"]
-    both = {"test": images([1]), "train": images([0, 1])}
+    both = {"test": images([1], name="test"), "train": images([0, 1])}
     assert list(settle_splits(both, names, for_evaluation=False)[0]) == ["train", "test"]
     val_only, notes = settle_splits({"val": images([1])}, names, for_evaluation=True)
     assert list(val_only) == ["test"]
