@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from photos import write_photos
@@ -97,19 +98,16 @@ def test_home_is_expanded_where_the_shell_leaves_it(
 
 
 def test_every_option_that_takes_a_path_expands_home() -> None:
-    from typer.main import get_command
-
     from deit_transfer.cli.app import app
+    from deit_transfer.cli.options import expand_home
 
-    left_out = []
-
-    def walk(command: object, name: str) -> None:
-        for child, inside in getattr(command, "commands", {}).items():
-            walk(inside, f"{name} {child}")
-        for parameter in getattr(command, "params", []):
-            is_path = "Path" in type(parameter.type).__name__
-            if is_path and parameter.callback is None:
-                left_out.append(f"{name} {parameter.name}")
-
-    walk(get_command(app), "")
-    assert left_out == []
+    groups = [app, *(group.typer_instance for group in app.registered_groups)]
+    found = {
+        (command.name, name): annotation.__metadata__[0].callback
+        for group in groups
+        for command in group.registered_commands
+        for name, annotation in get_type_hints(command.callback, include_extras=True).items()
+        if "Path" in str(get_args(annotation)[:1])
+    }
+    assert len(found) > 30
+    assert {place for place, callback in found.items() if callback is not expand_home} == set()
