@@ -64,6 +64,16 @@ def check_paths(paths: Sequence[Path]) -> None:
             raise DataError(f"there is no {path}", hint="Give image files, or folders of images")
 
 
+def check_image_files(paths: Sequence[Path]) -> None:
+    """Raise DataError for the first that is no file."""
+    for path in paths:
+        if not path.is_file():
+            raise DataError(
+                f"there is no image file {path}",
+                hint="Give paths of image files, such as photos/cat.jpg; --dataset takes datasets",
+            )
+
+
 def check_new_run(out: Path, name: str | None, *, resume: bool) -> None:
     """Raise UsageError where the run's folder exists already.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from deit_transfer.cli.console import Output
-from deit_transfer.cli.early_checks import check_datasets, check_paths, check_subjects
+from deit_transfer.cli.early_checks import check_datasets, check_image_files, check_subjects
 from deit_transfer.cli.options import (
     FLAG_LOCATIONS,
     DataDirOption,
@@ -52,7 +52,7 @@ def tokens(
 ) -> None:
     """Show how alike both tokens are in each layer, and what positions and tokens attend to."""
     check_subjects(subject)
-    check_paths(files or ())
+    check_image_files(files or ())
     check_datasets([dataset] if dataset is not None else ())
     from deit_transfer.evaluation.tokens import tokens as run_tokens
     from deit_transfer.report.tokens import tokens_table

@@ -168,6 +168,13 @@ def test_a_title_with_markup_is_shown_as_it_is() -> None:
         progress(1, 2)
 
 
+def test_a_run_whose_name_looks_like_markup_is_resumed(workplace: Path) -> None:
+    for more in ((), ("--resume",)):
+        ended = run_program(*SCRATCH, "--name=a[/b]", *more, folder=workplace)
+        assert ended.code == 0, ended.err
+    assert "runs/a[/b] is finished already" in " ".join(ended.out.split())
+
+
 def test_a_finished_run_names_the_next_commands(workplace: Path) -> None:
     ended = run_program(*SCRATCH, "--name=with next", folder=workplace)
     assert ended.code == 0, ended.err
