@@ -1,8 +1,11 @@
 # Everything a newcomer needs: make demo, make test, make check. Each sets itself up first.
+# make demo CPU=1 takes PyTorch for CPUs alone, without the gigabytes of CUDA.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CPU ?=
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .PHONY: setup demo test check format lint types layers recipe-page
 
@@ -11,6 +14,13 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+ifeq ($(CPU),1)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --index-url $(CPU_INDEX) torch torchvision
+else
+	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		echo "No nvidia-smi here: this downloads PyTorch with CUDA, several GB; make demo CPU=1 takes the small one"; \
+	fi
+endif
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
 	touch $(READY)
 

@@ -1,6 +1,7 @@
 """Every error a user can meet: message, hint and exit code.
 
 DeitTransferError            1    something we did not foresee
+├── PeerLostError            1    another process of the run ended: a consequence, not the cause
 ├── UsageError               2    a flag, name or combination that cannot be
 │   └── RecipeError          2    a recipe with faults, all of them listed
 ├── DataError                3    the dataset is missing, incomplete or contradictory
@@ -34,6 +35,10 @@ class DeitTransferError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class PeerLostError(DeitTransferError):
+    """Another process of the same run has ended or does not respond."""
 
 
 class UsageError(DeitTransferError):

@@ -2,7 +2,9 @@
 
 import os
 import sys
-from typing import Annotated, Any
+import tempfile
+import traceback
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -28,7 +30,9 @@ from deit_transfer.cli import (
     train,
 )
 from deit_transfer.cli.console import show_error
-from deit_transfer.errors import DeitTransferError, Interrupted
+from deit_transfer.cli.launch import end_with_launcher, leave_failure
+from deit_transfer.errors import DeitTransferError, Interrupted, UsageError
+from deit_transfer.runs.environment import command_line, set_command_line
 
 EXIT_CODES = """
 Exit codes: 0 done, 1 unexpected error, 2 usage or recipe, 3 data, 4 weights or
@@ -70,8 +74,31 @@ COMMANDS = {
 }
 
 
+# what people type who know other programs
+OTHER_NAMES = {
+    "train": "finetune",
+    "fit": "finetune",
+    "tune": "finetune",
+    "eval": "evaluate",
+    "test": "evaluate",
+    "validate": "evaluate",
+    "infer": "predict",
+    "classify": "predict",
+    "benchmark": "throughput",
+}
+
+
 class GroupedCommands(TyperGroup):
     """Lists the commands of `--help` in groups, each with one whole sentence."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that was typed, or raise with the one that does what was meant."""
+        if args and args[0] in OTHER_NAMES:
+            raise UsageError(
+                f"there is no command '{args[0]}'. Did you mean {OTHER_NAMES[args[0]]}?",
+                hint="deit-transfer --help lists the commands",
+            )
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per group."""
@@ -130,11 +157,12 @@ def deit_transfer(
 
 def main() -> None:
     """Run the command line; known errors end in one sentence, a hint and their exit code."""
+    set_command_line(sys.argv[1:])
+    end_with_launcher()
     try:
         app()
     except DeitTransferError as error:
-        show_error(error)
-        sys.exit(error.exit_code)
+        _end(error)
     except KeyboardInterrupt:
         sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
@@ -144,11 +172,32 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("DEIT_TRANSFER_TRACEBACK"):
             raise
-        show_error(
-            DeitTransferError(
-                f"unexpected {type(error).__name__}: {error}",
-                hint="This is a fault of the program. DEIT_TRANSFER_TRACEBACK=1 before the "
-                "command shows where it happened",
-            )
+        _end(_unforeseen(error))
+
+
+def _end(error: DeitTransferError) -> NoReturn:
+    """Show an error, or leave it to the launcher of several processes, and exit with its code."""
+    if not leave_failure(error):
+        show_error(error)
+    sys.exit(error.exit_code)
+
+
+def _unforeseen(error: Exception) -> DeitTransferError:
+    """Return what is shown of an error that nothing caught; its traceback goes to a file."""
+    message = f"unexpected {type(error).__name__}: {error}".rstrip(".")
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="deit-transfer-", suffix=".txt", encoding="utf-8", delete=False
+        ) as file:
+            file.write(f"{command_line()}\n{__version__}\n\n{traceback.format_exc()}")
+    except OSError:
+        return DeitTransferError(
+            message,
+            hint="This is a fault of the program: open an issue, with what "
+            "DEIT_TRANSFER_TRACEBACK=1 before the same command prints",
         )
-        sys.exit(DeitTransferError.exit_code)
+    return DeitTransferError(
+        message,
+        hint="This is a fault of the program: open an issue with the file that holds the "
+        f"traceback, {file.name}",
+    )

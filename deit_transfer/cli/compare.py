@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets, check_new_folder, check_overrides
 from deit_transfer.cli.options import (
     DEFAULT_OUT,
     JsonFlag,
@@ -15,6 +16,7 @@ from deit_transfer.cli.options import (
     SeedsOption,
     StartOption,
     TrainingFlags,
+    expand_home,
     split_list,
     with_training_flags,
 )
@@ -22,7 +24,11 @@ from deit_transfer.errors import UsageError
 
 DatasetsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="DATASET...", help="Catalog names, or folders of class folders."),
+    typer.Argument(
+        metavar="DATASET...",
+        callback=expand_home,
+        help="Catalog names, or folders of class folders.",
+    ),
 ]
 ArmsOption = Annotated[
     str | None,
@@ -62,6 +68,9 @@ def compare(
             hint=f"Add it as an arm: --arms scratch,finetune,{flags.recipe}; or change all arms "
             "with --set section.key=value",
         )
+    check_datasets(datasets)
+    check_new_folder(out, name, what="comparison")
+    check_overrides("finetune", datasets[0], flags.overrides())
     from deit_transfer.cli.screens import TrainingScreen
     from deit_transfer.experiments.compare import compare as run_comparison
     from deit_transfer.experiments.compare_datasets import compare_datasets

@@ -1,6 +1,7 @@
 """The two streams: stderr and tables for people, one JSON object on stdout for programs."""
 
 import json
+import shlex
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from deit_transfer.errors import DeitTransferError, StoppedError
+from deit_transfer.report.terminal_style import printable
 
 PLAIN_WIDTH = 80
 
@@ -38,12 +40,22 @@ class Output:
 
     def show(self, renderable: RenderableType) -> None:
         """Print a result."""
-        self.console.print(renderable)
+        self.console.print(as_written(renderable))
 
     def tell(self, renderable: RenderableType) -> None:
         """Print something that --quiet leaves out."""
         if not self.quiet:
-            self.console.print(renderable)
+            self.console.print(as_written(renderable))
+
+    def warn(self, text: str) -> None:
+        """Print a warning, also with --quiet."""
+        self.console.print(as_written(f"Warning: {text}"), style="yellow")
+
+    def suggest(self, *commands: list[str]) -> None:
+        """Print the commands to type next, each whole on its line; people only."""
+        if not self.quiet and not self.as_json:
+            lines = [f"  {shlex.join(['deit-transfer', *command])}" for command in commands]
+            self.console.print(as_written("\n".join(["", "Next:", *lines])), soft_wrap=True)
 
     def finish(self, value: dict[str, Any], *renderables: RenderableType) -> None:
         """Print the command's result: as JSON if asked for, else as screens."""
@@ -53,6 +65,19 @@ class Output:
         else:
             for renderable in renderables:
                 self.show(renderable)
+
+
+def as_written(renderable: RenderableType) -> RenderableType:
+    """Return text that is printed as it stands; a screen is returned as it is.
+
+    Names of files, classes and runs may hold terminal escapes and what rich takes for markup.
+    """
+    return Text(plain_text(renderable)) if isinstance(renderable, str) else renderable
+
+
+def plain_text(text: str) -> str:
+    """Return text with control codes written as escapes; its line ends are kept."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def make_console(*, stderr: bool) -> Console:
@@ -82,7 +107,7 @@ def _print_labeled(console: Console, label: str, style: str, text: str) -> None:
 
 
 def _wrapped(text: str, width: int) -> Iterator[str]:
-    for line in text.splitlines():
+    for line in plain_text(text).split("\n"):
         margin = " " * (len(line) - len(line.lstrip(" -")))
         yield from textwrap.wrap(
             line,

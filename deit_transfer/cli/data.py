@@ -7,12 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets
 from deit_transfer.cli.options import (
     DataDirOption,
     DatasetArgument,
     JsonFlag,
     LevelOption,
     SetOption,
+    complete_recipe,
+    expand_home,
 )
 from deit_transfer.cli.progress import progress_shown
 from deit_transfer.errors import DataError
@@ -51,18 +54,27 @@ def prepare(
 @app.command()
 def preview(
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Option("--out", help="PNG file to write.")] = Path("preview.png"),
+    out: Annotated[
+        Path, typer.Option("--out", callback=expand_home, help="PNG file to write.")
+    ] = Path("preview.png"),
     images: Annotated[
         int, typer.Option("--images", min=2, max=100, help="Images shown, one a row.")
     ] = 8,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Whose pipeline: a recipe's name or file.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            callback=expand_home,
+            autocompletion=complete_recipe,
+            help="Whose pipeline: a recipe's name or file.",
+        ),
     ] = None,
     data_dir: DataDirOption = None,
     assignments: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Draw images beside their augmented versions."""
+    check_datasets([dataset])
     from deit_transfer.training.preview import preview as run_preview
 
     overrides = _overrides(assignments, data_dir)
@@ -88,6 +100,7 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Read every image and list all faults (exit code 3 if any)."""
+    check_datasets([dataset])
     from deit_transfer.data.check import check_dataset
     from deit_transfer.report.listings import check_table
     from deit_transfer.runs.listing import load_for_check

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from deit_transfer.cli.console import Output
-from deit_transfer.cli.options import DataDirOption, DeviceOption, JsonFlag, QuietFlag
+from deit_transfer.cli.early_checks import check_datasets, check_subjects
+from deit_transfer.cli.options import DataDirOption, DeviceOption, JsonFlag, QuietFlag, expand_home
 from deit_transfer.cli.progress import progress_shown
 
 
@@ -15,6 +16,7 @@ def disagree(
         list[str],
         typer.Argument(
             metavar="RUN_OR_MODEL...",
+            callback=expand_home,
             help="Runs' folders; with --on also networks by name, or MODEL=WEIGHTS.",
         ),
     ],
@@ -23,12 +25,13 @@ def disagree(
         typer.Option(
             "--on",
             metavar="DATASET",
+            callback=expand_home,
             help="Score all on these test images. Default: stored predictions.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="PNG file to write, in this folder.")] = Path(
-        "disagree.png"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", callback=expand_home, help="PNG file to write, in this folder.")
+    ] = Path("disagree.png"),
     data_dir: DataDirOption = None,
     device: DeviceOption = None,
     as_json: JsonFlag = False,
@@ -38,6 +41,8 @@ def disagree(
 
     A distilled network counts as three: its class head, its distillation head, and both.
     """
+    check_subjects(*subjects)
+    check_datasets([on] if on is not None else ())
     from deit_transfer.evaluation.disagree import disagree as run_disagree
     from deit_transfer.paper.values import paper_matrix
     from deit_transfer.report.disagreement import disagreement_table

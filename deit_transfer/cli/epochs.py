@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets, check_new_folder, check_overrides
 from deit_transfer.cli.options import (
     DEFAULT_OUT,
     DatasetArgument,
@@ -47,6 +48,14 @@ def epochs(
             "--epochs gives one length, and --grid gives all of them",
             hint="Leave --epochs out",
         )
+    check_datasets([dataset])
+    check_new_folder(out, name, what="figure")
+    check_overrides(
+        "scratch" if start is None else "finetune",
+        dataset,
+        flags.overrides(),
+        recipe_name=flags.recipe,
+    )
     from deit_transfer.cli.screens import TrainingScreen
     from deit_transfer.experiments.epochs import epochs as run_epochs
     from deit_transfer.report.epochs_report import epochs_table

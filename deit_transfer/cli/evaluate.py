@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets, check_subjects
 from deit_transfer.cli.options import (
     DataDirOption,
     DeviceOption,
@@ -14,6 +15,7 @@ from deit_transfer.cli.options import (
     QuietFlag,
     SubjectArgument,
     WorkersOption,
+    expand_home,
     place_overrides,
     split_list,
 )
@@ -25,7 +27,9 @@ def evaluate(
     subject: SubjectArgument,
     datasets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DATASET", help="None: the run's own test images."),
+        typer.Argument(
+            metavar="DATASET", callback=expand_home, help="None: the run's own test images."
+        ),
     ] = None,
     split: Annotated[
         Literal["test", "val"], typer.Option("--split", help="test, or val to choose by it.")
@@ -51,7 +55,8 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write plots, CSV and predictions here.")
+        Path | None,
+        typer.Option("--out", callback=expand_home, help="Write plots, CSV and predictions here."),
     ] = None,
     data_dir: DataDirOption = None,
     device: DeviceOption = None,
@@ -62,6 +67,8 @@ def evaluate(
 ) -> None:
     """Score a run on its own test images, or a run or network on any datasets it knows."""
     sides = _sides(resolutions)
+    check_subjects(subject)
+    check_datasets(datasets or ())
     from deit_transfer.evaluation.evaluate import evaluate as score
     from deit_transfer.report.evaluation import evaluation_screens
 

@@ -6,6 +6,8 @@ The list is closed: a new setting belongs to the recipe schema, where `--set` re
 import dataclasses
 import functools
 import inspect
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +18,77 @@ import typer
 from deit_transfer.errors import UsageError
 
 DEFAULT_OUT = Path("runs")
+MOST_NAME_BYTES = 200  # file systems take 255, and a number may be added
+HOME_SIGN = re.compile(r"(^|[=:])~(?=/|$)")
+
+
+def expand_home(value: Any) -> Any:
+    """Return a path, or several, with ~ as the home folder: shells leave it in --out=~/runs.
+
+    It is expanded as well in MODEL=~/WEIGHTS and behind `hf:`, `wds:` and `local-dir:`.
+    """
+    if isinstance(value, list | tuple):
+        return [expand_home(one) for one in value]
+    if isinstance(value, Path):
+        return Path(expand_home(str(value)))
+    if isinstance(value, str):
+        return HOME_SIGN.sub(lambda found: found[1] + os.path.expanduser("~"), value)
+    return value
+
+
+def check_folder_name(value: str | None) -> str | None:
+    """Refuse a --name that is no folder below --out."""
+    if value is None:
+        return None
+    parts = Path(value).parts
+    if not parts or ".." in parts or Path(value).is_absolute():
+        raise UsageError(
+            f"--name '{value}' is not the name of a folder below --out",
+            hint="Say where with --out FOLDER and what it is called with --name, such as --name a",
+        )
+    if max(len(os.fsencode(part)) for part in parts) > MOST_NAME_BYTES:
+        raise UsageError(
+            f"--name is too long: a folder's name may take {MOST_NAME_BYTES} bytes",
+            hint="Give a shorter --name",
+        )
+    return value
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the shipped recipes that begin with what was typed."""
+    from deit_transfer.recipe.loader import list_recipes
+
+    return [name for name in list_recipes() if name.startswith(incomplete)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the networks of the table that begin with what was typed."""
+    from deit_transfer.models.variants import VARIANTS
+
+    return [name for name in VARIANTS if name.startswith(incomplete)]
+
 
 DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Catalog name, or a folder of class folders.")
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        callback=expand_home,
+        help="Catalog name, or a folder of class folders.",
+    ),
 ]
 SubjectArgument = Annotated[
     str,
     typer.Argument(
-        metavar="RUN_OR_MODEL", help="Folder of a finished run, MODEL, or MODEL=WEIGHTS."
+        metavar="RUN_OR_MODEL",
+        callback=expand_home,
+        help="Folder of a finished run, MODEL, or MODEL=WEIGHTS.",
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Folder that holds the dataset.")
+    Path | None,
+    typer.Option("--data-dir", callback=expand_home, help="Folder that holds the dataset."),
 ]
 LevelOption = Annotated[
     str | None,
@@ -39,8 +98,13 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any recipe setting; repeat."),
 ]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")]
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of the folder below --out.")]
+OutOption = Annotated[
+    Path, typer.Option("--out", callback=expand_home, help="Folder that holds the runs.")
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", callback=check_folder_name, help="Name of the folder below --out."),
+]
 WorkersOption = Annotated[int | None, typer.Option("--workers", help="Loader processes.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")
@@ -54,6 +118,7 @@ StartOption = Annotated[
     typer.Option(
         "--from",
         metavar="START",
+        callback=expand_home,
         help="imagenet, a run, a weights file, a timm name (local-dir:, hf-hub:), or none.",
     ),
 ]
@@ -66,10 +131,21 @@ class TrainingFlags:
     """Flags that people change from run to run; None leaves the recipe's value."""
 
     model: Annotated[
-        str | None, typer.Option("--model", help="DeiT variant, such as deit_tiny_patch16_224.")
+        str | None,
+        typer.Option(
+            "--model",
+            autocompletion=complete_model,
+            help="DeiT variant, such as deit_tiny_patch16_224.",
+        ),
     ] = None
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Shipped recipe's name, or a TOML file.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            callback=expand_home,
+            autocompletion=complete_recipe,
+            help="Shipped recipe's name, or a TOML file.",
+        ),
     ] = None
     data_dir: DataDirOption = None
     level: LevelOption = None
@@ -102,14 +178,19 @@ class TrainingFlags:
         typer.Option("--time-budget", metavar="MINUTES", help="Fit training into this time."),
     ] = None
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help="Learn from this run, or network by name.")
+        str | None,
+        typer.Option(
+            "--teacher", callback=expand_home, help="Learn from this run, or network by name."
+        ),
     ] = None
     distill: Annotated[
         str | None, typer.Option("--distill", help="How: hard (default with a teacher) or soft.")
     ] = None
     teacher_cache: Annotated[
         Path | None,
-        typer.Option("--teacher-cache", help="Folder that caches the teacher's logits."),
+        typer.Option(
+            "--teacher-cache", callback=expand_home, help="Folder that caches the teacher's logits."
+        ),
     ] = None
     assignments: SetOption = None
 
@@ -124,7 +205,7 @@ class TrainingFlags:
         }
         for flag, location in PATH_LOCATIONS.items():
             if getattr(self, flag) is not None:
-                chosen[location] = str(getattr(self, flag).expanduser().resolve())
+                chosen[location] = str(getattr(self, flag).resolve())
         return chosen | dict(parse_assignment(text) for text in self.assignments or [])
 
 

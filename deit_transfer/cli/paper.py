@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deit_transfer.cli.console import Output
-from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag
+from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag, expand_home
 from deit_transfer.errors import DataError, UsageError
 
 
@@ -16,10 +16,18 @@ def paper(
         typer.Argument(metavar="[TABLE]", help="table1 to table9, figure1 or figure3; none: list."),
     ] = None,
     runs: Annotated[
-        Path, typer.Option("--runs", help="Folder that holds the runs to put beside the paper's.")
+        Path,
+        typer.Option(
+            "--runs",
+            callback=expand_home,
+            help="Folder that holds the runs to put beside the paper's.",
+        ),
     ] = DEFAULT_OUT,
     out: Annotated[
-        Path | None, typer.Option("--out", help="PNG file to draw figure1 or figure3 into.")
+        Path | None,
+        typer.Option(
+            "--out", callback=expand_home, help="PNG file to draw figure1 or figure3 into."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets
 from deit_transfer.cli.options import (
     DEFAULT_OUT,
     DatasetArgument,
@@ -43,7 +44,7 @@ def finetune(
     recipe = choose_recipe(
         "finetune", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
     )
-    _plan(recipe, out, Output(as_json=as_json))
+    _plan(recipe, dataset, out, Output(as_json=as_json))
 
 
 @app.command()
@@ -61,10 +62,11 @@ def scratch(
     recipe = choose_recipe(
         "scratch", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
     )
-    _plan(recipe, out, Output(as_json=as_json))
+    _plan(recipe, dataset, out, Output(as_json=as_json))
 
 
-def _plan(recipe: "Recipe", out: Path, output: Output) -> None:
+def _plan(recipe: "Recipe", dataset: str, out: Path, output: Output) -> None:
+    check_datasets([dataset])
     from deit_transfer.cli.progress import progress_shown
     from deit_transfer.report.header import run_header
     from deit_transfer.training.plan import plan

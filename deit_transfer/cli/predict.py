@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_paths, check_subjects
 from deit_transfer.cli.options import (
     DeviceOption,
     JsonFlag,
@@ -13,6 +14,7 @@ from deit_transfer.cli.options import (
     QuietFlag,
     SubjectArgument,
     WorkersOption,
+    expand_home,
     place_overrides,
     split_list,
 )
@@ -23,14 +25,20 @@ from deit_transfer.errors import DataError
 def predict(
     subject: SubjectArgument,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Images, or folders of any depth.")
+        list[Path],
+        typer.Argument(
+            metavar="PATH", callback=expand_home, help="Images, or folders of any depth."
+        ),
     ],
     top: Annotated[int, typer.Option("--top", min=1, help="Classes shown of each image.")] = 5,
     heads: Annotated[
         str, typer.Option("--heads", help="Heads to report: class,distill,joint or some of them.")
     ] = "joint",
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write a CSV file instead of showing a table.")
+        Path | None,
+        typer.Option(
+            "--csv", callback=expand_home, help="Write a CSV file instead of showing a table."
+        ),
     ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -39,6 +47,8 @@ def predict(
     quiet: QuietFlag = False,
 ) -> None:
     """Classify images. Unreadable ones are listed at the end (exit code 3)."""
+    check_subjects(subject)
+    check_paths(paths)
     from deit_transfer.evaluation.predict import check_csv, write_predictions_csv
     from deit_transfer.evaluation.predict import predict as run_predict
     from deit_transfer.report.prediction import pace_line, prediction_table

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets, check_subjects
 from deit_transfer.cli.options import (
     FLAG_LOCATIONS,
     PATH_LOCATIONS,
@@ -19,6 +20,7 @@ from deit_transfer.cli.options import (
     SetOption,
     SubjectArgument,
     WorkersOption,
+    expand_home,
 )
 
 
@@ -40,10 +42,16 @@ def probe(
         int | None, typer.Option("--seed", help="Seed of weights that the file does not hold.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder that keeps features for the next time.")
+        Path | None,
+        typer.Option(
+            "--cache", callback=expand_home, help="Folder that keeps features for the next time."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="New folder for result and test predictions.")
+        Path | None,
+        typer.Option(
+            "--out", callback=expand_home, help="New folder for result and test predictions."
+        ),
     ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -53,6 +61,8 @@ def probe(
     quiet: QuietFlag = False,
 ) -> None:
     """Fit logistic regression and nearest neighbors to a network's frozen features."""
+    check_subjects(subject)
+    check_datasets([dataset])
     from deit_transfer.cli.progress import progress_shown
     from deit_transfer.evaluation.probe import probe as run_probe
     from deit_transfer.recipe.loader import parse_assignment
@@ -71,7 +81,7 @@ def probe(
         FLAG_LOCATIONS[name]: value for name, value in given.items() if value is not None
     }
     if data_dir is not None:
-        overrides[PATH_LOCATIONS["data_dir"]] = str(data_dir.expanduser().resolve())
+        overrides[PATH_LOCATIONS["data_dir"]] = str(data_dir.resolve())
     overrides |= dict(parse_assignment(text) for text in assignments or [])
     output = Output(as_json=as_json, quiet=quiet)
     with progress_shown(output, "computing features") as progress:

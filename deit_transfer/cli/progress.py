@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from deit_transfer.cli.console import Output
+from deit_transfer.cli.console import Output, plain_text
 from deit_transfer.report.number_format import duration
 
 PLAIN_LINE_EVERY_S = 10.0
@@ -89,13 +89,13 @@ def progress_shown(
     live = output.shown_live
     lines = WaitingLines(output.tell)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[amount]}"),
+        TextColumn("{task.fields[amount]}", markup=False),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=output.console, transient=True, disable=not live) as bar:
-        task = bar.add_task(title, total=None, amount="")
+        task = bar.add_task(plain_text(title), total=None, amount="")
         last_total = 0
 
         def show(done: int, total: int) -> None:

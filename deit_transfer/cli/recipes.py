@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from deit_transfer.cli.console import Output
-from deit_transfer.cli.options import JsonFlag
+from deit_transfer.cli.console import Output, plain_text
+from deit_transfer.cli.options import JsonFlag, complete_recipe, expand_home
 from deit_transfer.errors import RecipeError
 
 app = typer.Typer(
@@ -13,12 +13,23 @@ app = typer.Typer(
 )
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        callback=expand_home,
+        autocompletion=complete_recipe,
+        help="A shipped recipe's name, or a TOML file.",
+    ),
 ]
 
 
 @app.command("list")
-def list_(as_json: JsonFlag = False) -> None:
+def list_(
+    word: Annotated[
+        str, typer.Argument(metavar="[WORD]", help="Only those whose name or title has it.")
+    ] = "",
+    as_json: JsonFlag = False,
+) -> None:
     """List the shipped recipes."""
     from deit_transfer.recipe.loader import list_recipes, load_recipe
     from deit_transfer.report.listings import recipe_table
@@ -35,6 +46,7 @@ def list_(as_json: JsonFlag = False) -> None:
         }
         for name in list_recipes()
         for recipe in [load_recipe(name)]
+        if word.lower() in f"{name} {recipe.title}".lower()
     ]
     Output(as_json=as_json).finish({"recipes": rows}, recipe_table(rows))
 
@@ -50,7 +62,7 @@ def show(recipe: RecipeArgument, as_json: JsonFlag = False) -> None:
     if as_json:
         output.finish(chosen.model_dump(mode="json"))
     else:
-        print(annotated_toml(chosen))
+        print(plain_text(annotated_toml(chosen)))
 
 
 @app.command()
@@ -70,7 +82,12 @@ def diff(first: RecipeArgument, second: RecipeArgument, as_json: JsonFlag = Fals
 @app.command()
 def check(
     recipes: Annotated[
-        list[str] | None, typer.Argument(help="Recipes to check; none: all shipped ones.")
+        list[str] | None,
+        typer.Argument(
+            callback=expand_home,
+            autocompletion=complete_recipe,
+            help="Recipes to check; none: all shipped ones.",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

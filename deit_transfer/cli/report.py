@@ -6,16 +6,24 @@ from typing import Annotated
 import typer
 
 from deit_transfer.cli.console import Output
-from deit_transfer.cli.options import DataDirOption, JsonFlag, QuietFlag
+from deit_transfer.cli.early_checks import check_folder
+from deit_transfer.cli.options import DataDirOption, JsonFlag, QuietFlag, expand_home
 
 
 def report(
     place: Annotated[
         Path,
-        typer.Argument(metavar="RUN_OR_COMPARISON", help="Folder of a finished run or comparison."),
+        typer.Argument(
+            metavar="RUN_OR_COMPARISON",
+            callback=expand_home,
+            help="Folder of a finished run or comparison.",
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="HTML file; default: report.html in that folder.")
+        Path | None,
+        typer.Option(
+            "--out", callback=expand_home, help="HTML file; default: report.html in that folder."
+        ),
     ] = None,
     images: Annotated[
         int, typer.Option("--images", min=0, max=60, help="Pictures in each list of mistakes.")
@@ -25,6 +33,7 @@ def report(
     quiet: QuietFlag = False,
 ) -> None:
     """Write a self-contained HTML report."""
+    check_folder(place)
     from deit_transfer.cli.progress import progress_shown
     from deit_transfer.html_report.report import report as write_report
     from deit_transfer.report.number_format import counted

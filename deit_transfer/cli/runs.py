@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from deit_transfer.cli.console import Output
-from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag
+from deit_transfer.cli.early_checks import check_run
+from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag, expand_home
 from deit_transfer.errors import DataError
 
 app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
@@ -14,7 +15,9 @@ app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, ric
 
 @app.command("list")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Folder that holds the runs.")] = DEFAULT_OUT,
+    folder: Annotated[
+        Path, typer.Argument(callback=expand_home, help="Folder that holds the runs.")
+    ] = DEFAULT_OUT,
     as_json: JsonFlag = False,
 ) -> None:
     """List the runs below a folder, oldest first."""
@@ -33,7 +36,7 @@ def list_(
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", callback=expand_home, help="A run folder.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Show a run's result, epochs, weights and environment."""
@@ -46,11 +49,17 @@ def show(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A finished run's folder.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="A", callback=expand_home, help="A finished run's folder.")
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", callback=expand_home, help="Another one's.")
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """Compare two runs image by image, with a paired test."""
+    check_run(first)
+    check_run(second)
     from deit_transfer.report.run_diff import run_difference
     from deit_transfer.runs.diff import compare_runs
 

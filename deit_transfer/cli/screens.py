@@ -1,12 +1,13 @@
 """What a training run shows: header, live bar, growing training table."""
 
+import contextlib
 import os
 import time
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from deit_transfer.cli.console import Output
+from deit_transfer.cli.console import Output, plain_text
 from deit_transfer.cli.progress import WaitingLines, amount
 from deit_transfer.engine.loop import StepReport
 from deit_transfer.report.header import HeaderFacts, run_header
@@ -36,9 +37,9 @@ class TrainingScreen:
         self._console = output.console
         self._live = output.shown_live
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[facts]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self._console,
             transient=True,
@@ -62,8 +63,7 @@ class TrainingScreen:
         self._output.tell(text)
 
     def warn(self, text: str) -> None:
-        # shown even with --quiet
-        self._console.print(f"Warning: {text}", style="yellow", markup=False)
+        self._output.warn(text)
 
     def loading(self, dataset: str, done: int, total: int) -> None:
         if not self._live:
@@ -121,16 +121,24 @@ class TrainingScreen:
         elif not self._output.as_json:
             self._output.show(result_table(result))
 
+    def stopping(self) -> None:
+        start = "\n" if self._live else ""
+        self._write(f"{start}finishing this step, then saving; Ctrl-C again stops now\n")
+
     def leave(self) -> None:
-        # straight to the terminal: whoever was interrupted may hold the console's lock
         if self._live:
-            os.write(self._console.file.fileno(), b"\x1b[?25h\n")
+            self._write("\x1b[?25h\n")
+
+    def _write(self, text: str) -> None:
+        """Write in a signal handler: what was interrupted may hold the console's lock."""
+        with contextlib.suppress(OSError):
+            os.write(self._console.file.fileno(), text.encode())
 
     def _show_bar(self, title: str, facts: str, done: int, total: int | None) -> None:
         if self._task is None:
-            self._task = self._progress.add_task(title, total=total, facts=facts)
+            self._task = self._progress.add_task(plain_text(title), total=total, facts=facts)
         self._progress.update(
-            self._task, description=title, completed=done, total=total, facts=facts
+            self._task, description=plain_text(title), completed=done, total=total, facts=facts
         )
 
     def _remove_bar(self) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets, check_overrides
 from deit_transfer.cli.options import (
     DEFAULT_OUT,
     JsonFlag,
@@ -14,6 +15,7 @@ from deit_transfer.cli.options import (
     QuietFlag,
     StartOption,
     TrainingFlags,
+    expand_home,
     with_training_flags,
 )
 from deit_transfer.errors import (
@@ -25,7 +27,8 @@ from deit_transfer.errors import (
 
 SUBJECTS_HELP = "Dataset; with --recipes, more recipes may follow."
 SubjectsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="DATASET [RECIPE]...", help=SUBJECTS_HELP)
+    list[str] | None,
+    typer.Argument(metavar="DATASET [RECIPE]...", callback=expand_home, help=SUBJECTS_HELP),
 ]
 GridOption = Annotated[
     list[str] | None,
@@ -46,7 +49,12 @@ PrunerOption = Annotated[
 ]
 RecipesOption = Annotated[
     list[str] | None,
-    typer.Option("--recipes", metavar="RECIPE...", help="Compare recipes: names, files, 'dir/*'."),
+    typer.Option(
+        "--recipes",
+        metavar="RECIPE...",
+        callback=expand_home,
+        help="Compare recipes: names, files, 'dir/*'.",
+    ),
 ]
 ModeOption = Annotated[
     Literal["finetune", "scratch", "pretrain", "teacher"] | None,
@@ -83,6 +91,9 @@ def sweep(
             "--mode": mode,
         },
     )
+    if dataset is not None:
+        check_datasets([dataset])
+        check_overrides(mode or "finetune", dataset, flags.overrides(), recipe_name=flags.recipe)
     from deit_transfer.cli.screens import TrainingScreen
     from deit_transfer.experiments.sweep import sweep as run_sweep
     from deit_transfer.experiments.sweep import sweep_recipes

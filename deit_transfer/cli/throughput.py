@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from deit_transfer.cli.console import Output
-from deit_transfer.cli.options import DeviceOption, JsonFlag, PrecisionOption, QuietFlag
+from deit_transfer.cli.early_checks import check_subjects
+from deit_transfer.cli.options import (
+    DeviceOption,
+    JsonFlag,
+    PrecisionOption,
+    QuietFlag,
+    expand_home,
+)
 from deit_transfer.cli.progress import progress_shown
 from deit_transfer.errors import UsageError
 
@@ -14,7 +21,11 @@ from deit_transfer.errors import UsageError
 def throughput(
     subjects: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL_OR_RUN...", help="Networks by name, or runs' folders."),
+        typer.Argument(
+            metavar="MODEL_OR_RUN...",
+            callback=expand_home,
+            help="Networks by name, or runs' folders.",
+        ),
     ],
     batch_size: Annotated[
         int | None,
@@ -31,11 +42,15 @@ def throughput(
     against: Annotated[
         Path | None,
         typer.Option(
-            "--against", metavar="RUNS_FOLDER", help="Draw accuracies of these runs against speed."
+            "--against",
+            metavar="RUNS_FOLDER",
+            callback=expand_home,
+            help="Draw accuracies of these runs against speed.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="PNG file to draw into (with --against).")
+        Path | None,
+        typer.Option("--out", callback=expand_home, help="PNG file to draw into (with --against)."),
     ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -51,6 +66,7 @@ def throughput(
             "--out draws accuracy against throughput, and there is no accuracy",
             hint="Add --against RUNS_FOLDER",
         )
+    check_subjects(*subjects)
     from deit_transfer.evaluation.throughput import measure_throughput
     from deit_transfer.report.throughput import throughput_screen
 

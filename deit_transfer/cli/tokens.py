@@ -6,12 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets, check_image_files, check_subjects
 from deit_transfer.cli.options import (
     FLAG_LOCATIONS,
     DataDirOption,
     DeviceOption,
     JsonFlag,
     QuietFlag,
+    expand_home,
 )
 from deit_transfer.cli.progress import progress_shown
 
@@ -20,26 +22,38 @@ def tokens(
     subject: Annotated[
         str,
         typer.Argument(
-            metavar="RUN_OR_MODEL", help="A run's folder, a network's name, or MODEL=WEIGHTS."
+            metavar="RUN_OR_MODEL",
+            callback=expand_home,
+            help="A run's folder, a network's name, or MODEL=WEIGHTS.",
         ),
     ],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[IMAGE...]", help="Image files. None: test images of the run."),
+        typer.Argument(
+            metavar="[IMAGE...]",
+            callback=expand_home,
+            help="Image files. None: test images of the run.",
+        ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Use this dataset's test images.")
+        str | None,
+        typer.Option("--dataset", callback=expand_home, help="Use this dataset's test images."),
     ] = None,
     images: Annotated[
         int, typer.Option("--images", min=1, max=100_000, help="Test images looked at.")
     ] = 200,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the plots.")] = Path("tokens"),
+    out: Annotated[
+        Path, typer.Option("--out", callback=expand_home, help="Folder for the plots.")
+    ] = Path("tokens"),
     data_dir: DataDirOption = None,
     device: DeviceOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Show how alike both tokens are in each layer, and what positions and tokens attend to."""
+    check_subjects(subject)
+    check_image_files(files or ())
+    check_datasets([dataset] if dataset is not None else ())
     from deit_transfer.evaluation.tokens import tokens as run_tokens
     from deit_transfer.report.tokens import tokens_table
 

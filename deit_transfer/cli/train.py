@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from deit_transfer.cli.console import Output
+from deit_transfer.cli.early_checks import check_datasets, check_new_run
 from deit_transfer.cli.options import (
     DEFAULT_OUT,
     DatasetArgument,
@@ -122,8 +123,15 @@ def _run(
     place: RunPlace,
     output: Output,
 ) -> None:
-    from deit_transfer.cli.launch import launch_processes
+    from deit_transfer.cli.launch import launch_processes, shared_store
+    from deit_transfer.training.choose_recipe import choose_recipe
 
+    # all that can be known without torch, which takes seconds to import
+    recipe = choose_recipe(
+        mode, dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
+    )
+    check_datasets([dataset])
+    check_new_run(place.out, place.name, resume=place.resume)
     if place.nproc > 1:
         launch_processes(place.nproc)
         return
@@ -131,15 +139,12 @@ def _run(
     from deit_transfer.engine.distributed import connected, world_from_env
     from deit_transfer.engine.precision import resolve_device
     from deit_transfer.training.callbacks import NoCallbacks
-    from deit_transfer.training.choose_recipe import choose_recipe
     from deit_transfer.training.train import train
 
-    recipe = choose_recipe(
-        mode, dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
-    )
     world = world_from_env()
     device = resolve_device(recipe.run.device, local_rank=world.local_rank)
-    with connected(world, device=device), TrainingScreen(output) as screen:
+    joined = connected(world, device=device, store=shared_store(world))
+    with joined, TrainingScreen(output) as screen:
         result = train(
             recipe,
             out=place.out,
@@ -150,3 +155,5 @@ def _run(
         )
     if world.is_main:
         output.finish(result)
+        run = result["run"]
+        output.suggest(["predict", run, "photo.jpg"], ["report", run])

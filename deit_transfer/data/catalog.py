@@ -250,7 +250,8 @@ def _unknown(name: str) -> UsageError | DataError:
             hint="Check its path; `deit-transfer data list` shows the datasets known by name",
         )
     choices = list(_adapters())
-    guess = did_you_mean(name.lower(), choices)
+    here = [folder.name for folder in _folders(Path()) if not folder.name.startswith(".")]
+    guess = did_you_mean(name.lower(), [*choices, *here])
     return UsageError(
         f"no dataset and no folder is called {name!r}. {guess}".rstrip(),
         hint=f"Datasets: {', '.join(choices)}, or the path of a folder of class folders",

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from deit_transfer.errors import DeitTransferError, UsageError
+from deit_transfer.errors import PeerLostError, UsageError
 
 T = TypeVar("T")
 
@@ -114,6 +114,7 @@ def connected(
     *,
     device: torch.device,
     init_method: str = "env://",
+    store: dist.Store | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Iterator[World]:
     """Join the processes of a run: gloo for tensors on the CPU, NCCL for those on GPUs.
@@ -122,6 +123,7 @@ def connected(
         world: From world_from_env; a world of one connects to nothing.
         device: Where the model runs; a GPU becomes the process's current one.
         init_method: How the processes find each other, as torch.distributed names it.
+        store: The store through which they do instead.
         timeout_s: How long a process waits for the others before it gives up.
     """
     if world.size == 1:
@@ -132,7 +134,8 @@ def connected(
     with _peers():
         dist.init_process_group(
             backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            init_method=init_method,
+            init_method=init_method if store is None else None,
+            store=store,
             rank=world.rank,
             world_size=world.size,
             timeout=timedelta(seconds=timeout_s),
@@ -225,7 +228,7 @@ def _peers() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise DeitTransferError(
+        raise PeerLostError(
             f"another process of this run has ended or does not respond: {error}",
             hint="See the first error above, from the process that failed",
         ) from error

@@ -26,6 +26,7 @@ class StopSignals:
     Args:
         repeat_s: A second Ctrl-C within so many seconds is the same one: torchrun passes on what
             the terminal has already sent to every process. 0 when started alone.
+        on_interrupt: Called at the first Ctrl-C, within the handler.
         before_exit: Called before the second Ctrl-C ends the process, to give the terminal back.
         hint: What to type to go on.
     """
@@ -34,11 +35,13 @@ class StopSignals:
         self,
         *,
         repeat_s: float = 0.0,
+        on_interrupt: Callable[[], None] | None = None,
         before_exit: Callable[[], None] | None = None,
         hint: str = "Run the same command again with --resume to go on",
     ) -> None:
         self._repeat_s = repeat_s
         self._hint = hint
+        self._on_interrupt = on_interrupt
         self._before_exit = before_exit
         self._received: signal.Signals | None = None
         self._received_at = 0.0
@@ -98,5 +101,7 @@ class StopSignals:
                 self._before_exit()
             # Nothing to lose: checkpoints are whole at any moment, and locks end with the process.
             os._exit(Interrupted.exit_code)
+        if signum == signal.SIGINT and self._received is None and self._on_interrupt:
+            self._on_interrupt()
         self._received = self._received or signal.Signals(signum)
         self._received_at = now

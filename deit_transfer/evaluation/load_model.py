@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from deit_transfer.errors import UsageError
 from deit_transfer.models.checkpoint_adaptation import load_pretrained
 from deit_transfer.models.classifier import Classifier, build_classifier
-from deit_transfer.models.pretrained import IMAGENET, IMAGENET_CLASSES, read_model, read_pretrained
+from deit_transfer.models.pretrained import IMAGENET_CLASSES, read_model, read_pretrained
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import RECIPE_FILE, RunFolder, open_run
+from deit_transfer.runs.model_reference import split_model_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +64,3 @@ def open_model(text: str, *, device: torch.device) -> LoadedModel:
         folder=None,
         recipe=None,
     )
-
-
-def split_model_weights(text: str) -> tuple[str, str]:
-    """Split `MODEL` or `MODEL=START` into a network's name and what it starts from.
-
-    Args:
-        text: What is no folder; without START it is the published weights.
-
-    Raises:
-        UsageError: The name is a path: a run was meant that is not there.
-    """
-    name, _, start = text.partition("=")
-    if "/" in name:
-        raise UsageError(
-            f"there is no run in {text}, and no network has this name",
-            hint="deit-transfer runs list shows the runs below a folder; a network is named as "
-            "in deit_tiny_patch16_224, or deit_tiny_patch16_224=WEIGHTS.safetensors",
-        )
-    return name, start or IMAGENET

@@ -31,6 +31,7 @@ from deit_transfer.training import build
 
 Answer = dict[str, Any]
 
+CSV_DECIMALS = 2
 CSV_START = "image,head"  # how a CSV file of ours begins
 
 
@@ -141,7 +142,7 @@ def write_predictions_csv(path: Path, result: dict[str, Any]) -> None:
     header = [f"{key}{rank}" for rank in range(1, most + 1) for key in keys]
     rows: list[list[Any]] = [["image", "head", *header]]
     for one in answers:
-        told = [given.get(key, "") for given in one["classes"] for key in keys]
+        told = [_csv_cell(given.get(key, "")) for given in one["classes"] for key in keys]
         rows.append([one["image"], one["head"], *told])
     try:
         write_text_atomic(path, csv_text(rows))
@@ -149,6 +150,10 @@ def write_predictions_csv(path: Path, result: dict[str, Any]) -> None:
         raise ResourceError(
             f"cannot write {path}: {error.strerror}", hint="Choose another file with --csv FILE"
         ) from error
+
+
+def _csv_cell(value: Any) -> Any:
+    return round(value, CSV_DECIMALS) if isinstance(value, float) else value
 
 
 def _batches(asked: ResolutionPredictor, images: ImageSet) -> EvalBatches:

@@ -45,7 +45,6 @@ from deit_transfer.engine.precision import (
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.evaluation.features import Features, extract_features, features_folder
-from deit_transfer.evaluation.load_model import split_model_weights
 from deit_transfer.models.checkpoint_adaptation import LoadReport
 from deit_transfer.models.classifier import (
     Classifier,
@@ -63,6 +62,7 @@ from deit_transfer.runs.folder import (
     create_run_folder,
     open_run,
 )
+from deit_transfer.runs.model_reference import split_model_weights
 from deit_transfer.runs.predictions import (
     StoredPredictions,
     predictions_to_store,

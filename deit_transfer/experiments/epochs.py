@@ -1,7 +1,5 @@
 """Accuracy against epochs, with and without a teacher (Figure 3)."""
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +23,7 @@ from deit_transfer.recipe.schema import Mode, Recipe
 from deit_transfer.recipe.search_space import search_error
 from deit_transfer.report.epochs_report import epochs_markdown, epochs_png
 from deit_transfer.report.number_format import counted
+from deit_transfer.runs.environment import command_line
 from deit_transfer.runs.folder import EPOCHS_FILE, RunFolder, folder_of_runs, refuse_taken_name
 from deit_transfer.training.callbacks import Callbacks, NoCallbacks
 from deit_transfer.training.choose_recipe import choose_recipe
@@ -228,6 +227,7 @@ def _write(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
     placed = {**found, "folder": str(folder), "figure": str(folder.path / FIGURE_FILE)}
     epochs_png(folder.path / FIGURE_FILE, placed)
     folder.write_json(EPOCHS_FILE, placed)
-    command = shlex.join(["deit-transfer", *sys.argv[1:]])
-    folder.write_text(REPORT_FILE, epochs_markdown(placed, command=command, figure=FIGURE_FILE))
+    folder.write_text(
+        REPORT_FILE, epochs_markdown(placed, command=command_line(), figure=FIGURE_FILE)
+    )
     return placed

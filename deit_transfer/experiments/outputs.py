@@ -1,6 +1,5 @@
 """Write the folder of a comparison: JSON, plots and the Markdown page."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from deit_transfer.experiments.train_or_reuse import TrainedRun
 from deit_transfer.report.comparison_markdown import comparison_markdown, datasets_markdown
 from deit_transfer.report.comparison_plots import Series, curves_png, efficiency_png
-from deit_transfer.runs.environment import describe_environment
+from deit_transfer.runs.environment import command_line, describe_environment
 from deit_transfer.runs.folder import COMPARISON_FILE, DATASETS_FILE, folder_of_runs
 
 FIGURE_FILE = "curves.png"
@@ -72,7 +71,7 @@ def write_datasets(table: Mapping[str, Any], *, out: Path, name: str | None) -> 
 
 
 def _command() -> str:
-    return shlex.join(["deit-transfer", *describe_environment()["command"][1:]])
+    return command_line()
 
 
 def _machine() -> dict[str, str]:

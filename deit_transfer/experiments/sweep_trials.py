@@ -1,8 +1,6 @@
 """Run the trials of a sweep one after the other, and record each."""
 
 import re
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +27,7 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.recipe.search_space import Dimension, Point, describe_point
 from deit_transfer.report.number_format import counted, duration
 from deit_transfer.report.sweep import sweep_markdown
+from deit_transfer.runs.environment import command_line
 from deit_transfer.runs.folder import RESULT_FILE, SWEEP_FILE, RunFolder
 from deit_transfer.training import build
 from deit_transfer.training.callbacks import Callbacks
@@ -233,8 +232,7 @@ def write_sweep(under_way: Sweep) -> dict[str, Any]:
     """Write the sweep as far as it has come, and return it."""
     found = _outcome(under_way)
     under_way.folder.write_json(SWEEP_FILE, found)
-    command = shlex.join(["deit-transfer", *sys.argv[1:]])
-    under_way.folder.write_text(REPORT_FILE, sweep_markdown(found, command=command))
+    under_way.folder.write_text(REPORT_FILE, sweep_markdown(found, command=command_line()))
     return found
 
 

@@ -165,5 +165,8 @@ class ValidationOnly:
         kept = {"top1": validation_top1(run), "num_test_images": self._num_images, "split": "val"}
         self._inner.done({**result, **kept})
 
+    def stopping(self) -> None:
+        self._inner.stopping()
+
     def leave(self) -> None:
         self._inner.leave()

@@ -19,6 +19,7 @@ Values = dict[str, Any]
 
 FALLBACK_DATASET = "folder"
 MAX_RECIPE_BYTES = 256 * 1024
+OTHER_FORMATS = (".yaml", ".yml", ".json", ".py")
 
 
 def recipes_root() -> Path:
@@ -51,18 +52,25 @@ def load_recipe(name_or_path: str, *, overrides: Mapping[str, Any] | None = None
         UsageError: There is no such recipe.
         RecipeError: The recipe has faults; all are listed by dotted location.
     """
-    values = _read_with_parents(find_recipe(name_or_path), seen=())
-    for location, value in (overrides or {}).items():
-        _place(values, location, value)
+    values = _read_with_overrides(name_or_path, overrides or {})
     return check_values(values, where=name_or_path)
+
+
+def check_settings(name_or_path: str, *, overrides: Mapping[str, Any]) -> None:
+    """Check that a recipe and its overrides are settings there are, each in its range.
+
+    Contradictions between settings are left to `load_recipe`.
+
+    Raises:
+        UsageError: There is no such recipe.
+        RecipeError: Settings have faults; all are listed by dotted location.
+    """
+    _validated(_read_with_overrides(name_or_path, overrides), where=name_or_path)
 
 
 def check_values(values: Values, *, where: str) -> Recipe:
     """Return the recipe that nested values describe, or raise with every fault listed."""
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise _recipe_error(where, [_fault(dict(item)) for item in error.errors()]) from None
+    recipe = _validated(values, where=where)
     if faults := cross_faults(recipe):
         raise _recipe_error(where, faults)
     return recipe
@@ -131,11 +139,30 @@ def find_recipe(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml" and path.is_file():
         return path
+    if path.suffix in OTHER_FORMATS and path.exists():
+        raise UsageError(
+            f"recipes are TOML, and {path} is a {path.suffix} file",
+            hint="Write it as TOML: deit-transfer recipes show finetune/folder prints an example",
+        )
     suggestion = did_you_mean(name_or_path, list_recipes())
     raise UsageError(
         f"there is no recipe '{name_or_path}'. {suggestion}".strip(),
         hint="deit-transfer recipes list shows the shipped ones; a path must end in .toml",
     )
+
+
+def _read_with_overrides(name_or_path: str, overrides: Mapping[str, Any]) -> Values:
+    values = _read_with_parents(find_recipe(name_or_path), seen=())
+    for location, value in overrides.items():
+        _place(values, location, value)
+    return values
+
+
+def _validated(values: Values, *, where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _recipe_error(where, [_fault(dict(item)) for item in error.errors()]) from None
 
 
 def _read_with_parents(path: Path, *, seen: tuple[Path, ...]) -> Values:

@@ -2,8 +2,9 @@
 
 import os
 import platform
+import shlex
 import subprocess
-import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,19 @@ PACKAGES = (
 )
 
 
+_words: list[str] = []
+
+
+def set_command_line(words: Sequence[str]) -> None:
+    """Set the words after the program's name, which runs and reports record."""
+    _words[:] = words
+
+
+def command_line() -> str:
+    """Return the command that was typed, quoted for a shell."""
+    return shlex.join(["deit-transfer", *_words])
+
+
 def describe_environment() -> dict[str, Any]:
     """Return versions, processor, GPU, source commit and command line, as plain values."""
     import torch
@@ -33,7 +47,7 @@ def describe_environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _source_commit(),
-        "command": sys.argv,
+        "command": ["deit-transfer", *_words],
     }
 
 

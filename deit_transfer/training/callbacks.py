@@ -33,6 +33,9 @@ class Callbacks(Protocol):
     def done(self, result: dict[str, Any]) -> None:
         """Called with the result."""
 
+    def stopping(self) -> None:
+        """Called from the signal handler at the first Ctrl-C."""
+
     def leave(self) -> None:
         """Called from the signal handler just before a forced exit."""
 
@@ -55,5 +58,7 @@ class NoCallbacks:
     def epoch(self, record: dict[str, Any]) -> None: ...
 
     def done(self, result: dict[str, Any]) -> None: ...
+
+    def stopping(self) -> None: ...
 
     def leave(self) -> None: ...

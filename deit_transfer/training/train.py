@@ -10,7 +10,7 @@ from deit_transfer.engine.signals import StopSignals
 from deit_transfer.models.pretrained import read_pretrained
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import RESULT_FILE, RunFolder
-from deit_transfer.runs.key import run_key
+from deit_transfer.runs.key import find_by_key, run_key
 from deit_transfer.training import build
 from deit_transfer.training.callbacks import Callbacks, NoCallbacks
 from deit_transfer.training.counters import Counters
@@ -63,7 +63,12 @@ def train(
     """
     callbacks, world = callbacks or NoCallbacks(), world or World()
     repeat_s = TORCHRUN_REPEAT_S if world.size > 1 else 0.0
-    with StopSignals(repeat_s=repeat_s, before_exit=callbacks.leave, hint=go_on) as stop:
+    with StopSignals(
+        repeat_s=repeat_s,
+        on_interrupt=callbacks.stopping,
+        before_exit=callbacks.leave,
+        hint=go_on,
+    ) as stop:
 
         def show_loading(done: int, total: int) -> None:
             stop.check()
@@ -79,6 +84,8 @@ def train(
             callbacks.note(f"{earlier} is finished already: nothing is left to do")
             callbacks.done(result)
             return result
+        if world.is_main and (same := find_by_key(out, key, finished=True)) is not None:
+            callbacks.note(f"the same run is in {same}; this one trains it once more")
 
         # All that can be wrong is found before there is a folder
         frozen = read_frozen_settings(earlier) if earlier is not None else None

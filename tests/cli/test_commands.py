@@ -93,6 +93,15 @@ def test_recipes_are_listed_shown_compared_and_checked(workplace: Path) -> None:
     assert "0 with faults" in shown
 
 
+def test_recipes_are_filtered_by_a_word_of_their_name_or_title(workplace: Path) -> None:
+    _, told = answers(workplace, "recipes", "list", "CIFAR10")
+    names = [row["name"] for row in told["recipes"]]
+    assert "finetune/cifar10" in names
+    assert "scratch/digits" not in names
+    _, told = answers(workplace, "recipes", "list", "no such word")
+    assert told["recipes"] == []
+
+
 def test_a_shown_recipe_is_a_recipe(workplace: Path) -> None:
     shown = run_program("recipes", "show", "finetune/cifar10", folder=workplace).out
     told = run_program("recipes", "show", "finetune/cifar10", "--json", folder=workplace).json

@@ -265,7 +265,7 @@ def weights(workplace: Path, finished: Ended) -> Path:
         ("evil.pt", WEIGHTS, "refused and nothing in it was run", "safetensors"),
         ("photos", WEIGHTS, "photos has no weights.safetensors", "not a run's folder"),
         ("damaged", WEIGHTS, "SHA-256", "Copy the run"),
-        ("hf-hub:some/thing", WEIGHTS, "HF_HUB_OFFLINE is set", "by hand"),
+        ("hf-hub:some/thing", WEIGHTS, "HF_HUB_OFFLINE is set", "--from path/to"),
     ],
 )
 def test_a_start_that_cannot_be_used_is_refused(
@@ -394,7 +394,11 @@ def test_ctrl_c_outside_training_exits_130(workplace: Path) -> None:
 
 
 def fail_unexpectedly() -> None:
+    import tempfile
+
     from deit_transfer.runs import listing
+
+    tempfile.tempdir = None  # what the server of processes found is kept otherwise
 
     def describe_runs(_out: Path) -> None:
         raise ZeroDivisionError("one by nothing")
@@ -402,9 +406,27 @@ def fail_unexpectedly() -> None:
     listing.describe_runs = describe_runs
 
 
-def test_an_unforeseen_error_exits_1_and_says_how_to_see_where(workplace: Path) -> None:
-    ended = run_program("runs", "list", folder=workplace, prepare=[fail_unexpectedly])
+def test_an_unforeseen_error_says_what_to_report(workplace: Path, tmp_path: Path) -> None:
+    temporary = {"TMPDIR": str(tmp_path)}
+    trap = [fail_unexpectedly]
+    ended = run_program("runs", "list", folder=workplace, prepare=trap, environment=temporary)
     assert ended.code == 1
     assert "unexpected ZeroDivisionError: one by nothing" in ended.said
-    assert "DEIT_TRANSFER_TRACEBACK=1" in ended.said
     assert "Traceback" not in ended.err
+    (file,) = tmp_path.glob("deit-transfer-*.txt")
+    assert f"open an issue with the file that holds the traceback, {file}" in ended.said
+    text = file.read_text()
+    assert text.startswith("deit-transfer runs list\n")
+    assert "in describe_runs" in text
+    assert text.rstrip().endswith("ZeroDivisionError: one by nothing")
+
+
+def test_an_unforeseen_error_is_printed_where_that_is_asked_for(
+    workplace: Path, tmp_path: Path
+) -> None:
+    asked = {"DEIT_TRANSFER_TRACEBACK": "1", "TMPDIR": str(tmp_path)}
+    trap = [fail_unexpectedly]
+    ended = run_program("runs", "list", folder=workplace, prepare=trap, environment=asked)
+    assert ended.code == 1
+    assert "Traceback (most recent call last)" in ended.err
+    assert list(tmp_path.iterdir()) == []

@@ -48,3 +48,11 @@ def test_no_sentence_is_cut_off(words: tuple[str, ...]) -> None:
 
 def test_h_is_help() -> None:
     assert CliRunner().invoke(app, ["-h"]).output == CliRunner().invoke(app, ["--help"]).output
+
+
+def test_recipes_and_models_are_completed() -> None:
+    from deit_transfer.cli.options import complete_model, complete_recipe
+
+    assert "finetune/cifar10" in complete_recipe("finetune/ci")
+    assert complete_recipe("nope") == []
+    assert complete_model("deit_mi") == ["deit_micro", "deit_micro_distilled"]

@@ -133,3 +133,69 @@ def close_the_reading_end() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     os.dup2(writing, 1)
+
+
+def test_names_are_text_and_never_markup_or_escapes() -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from deit_transfer.cli.console import Output, show_error
+    from deit_transfer.errors import DataError
+
+    link = "\x1b]8;;http://evil\x1b\\cat\x1b[31m [bold]dog[/b]"
+    shown = r"\x1b]8;;http://evil\x1b\cat\x1b[31m [bold]dog[/b]"
+    output = Output()
+    output.console = Console(file=StringIO(), force_terminal=True, width=200)
+    output.tell(f"note: {link}")
+    output.show(link)
+    output.warn(link)
+    said = output.console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count(shown) == 3
+    assert "http://evil\x1b" not in said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deit_transfer.cli.console.make_console", lambda stderr: output.console)
+        show_error(DataError(f"no {link}", hint=f"Try {link}"))
+    said = output.console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count(shown) == 5
+
+
+def test_a_title_with_markup_is_shown_as_it_is() -> None:
+    from deit_transfer.cli.console import Output
+    from deit_transfer.cli.progress import progress_shown
+
+    with progress_shown(Output(), "asking a[/b]") as progress:
+        progress(1, 2)
+
+
+def test_a_run_whose_name_looks_like_markup_is_resumed(workplace: Path) -> None:
+    for more in ((), ("--resume",)):
+        ended = run_program(*SCRATCH, "--name=a[/b]", *more, folder=workplace)
+        assert ended.code == 0, ended.err
+    assert "runs/a[/b] is finished already" in " ".join(ended.out.split())
+
+
+def test_a_finished_run_names_the_next_commands(workplace: Path) -> None:
+    ended = run_program(*SCRATCH, "--name=with next", folder=workplace)
+    assert ended.code == 0, ended.err
+    assert ended.out.endswith(
+        "\nNext:\n"
+        "  deit-transfer predict 'runs/with next' photo.jpg\n"
+        "  deit-transfer report 'runs/with next'\n"
+    )
+
+
+def test_the_same_run_again_is_said(workplace: Path) -> None:
+    seed = "--seed=77"
+    first = run_program(*SCRATCH, seed, "--name=once", folder=workplace)
+    assert "the same run is in" not in first.out
+    again = run_program(*SCRATCH, seed, folder=workplace)
+    assert "the same run is in runs/once" in " ".join(again.out.split())
+
+
+def test_the_first_ctrl_c_is_answered_at_once(workplace: Path) -> None:
+    once = Strike("deit_transfer.training.trainer:Trainer.after_step", signals=(SIGINT,))
+    ended = run_program(*SCRATCH, "--name=stopped", folder=workplace, prepare=[once])
+    assert ended.code == 130
+    assert "finishing this step, then saving; Ctrl-C again stops now" in ended.out
+    assert "Stopped by SIGINT" in ended.err

@@ -78,7 +78,7 @@ def test_a_second_probe_takes_the_kept_features_and_shows_a_table(
     ("subject", "code", "sentence"),
     [
         ("photos", 3, "is not a run folder"),
-        ("runs/nowhere", 2, "no run in runs/nowhere"),
+        ("runs/nowhere", 3, "no run in runs/nowhere"),
         ("deit_huge", 2, "unknown model"),
         ("deit_micro=missing.safetensors", 4, "missing.safetensors"),
     ],

@@ -66,3 +66,12 @@ def test_the_names_of_tests_fit_a_line() -> None:
     ]
     assert len(names) > 500
     assert [name for name in names if len(name) > 80] == []
+
+
+def test_only_the_command_line_reads_sys_argv() -> None:
+    found = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "sys.argv" in path.read_text(encoding="utf-8")
+    ]
+    assert found == ["cli/app.py", "cli/launch.py"]
