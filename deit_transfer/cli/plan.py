@@ -40,10 +40,16 @@ def finetune(
     """Plan a fine-tuning run."""
     from deit_transfer.training.choose_recipe import choose_recipe
 
+    output = Output(as_json=as_json)
     recipe = choose_recipe(
-        "finetune", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
+        "finetune",
+        dataset,
+        recipe_name=flags.recipe,
+        start=start,
+        overrides=flags.overrides(),
+        tell=lambda note: output.tell(f"note: {note}"),
     )
-    _plan(recipe, out, Output(as_json=as_json))
+    _plan(recipe, out, output)
 
 
 @app.command()

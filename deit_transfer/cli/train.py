@@ -134,10 +134,15 @@ def _run(
     from deit_transfer.training.choose_recipe import choose_recipe
     from deit_transfer.training.train import train
 
-    recipe = choose_recipe(
-        mode, dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
-    )
     world = world_from_env()
+    recipe = choose_recipe(
+        mode,
+        dataset,
+        recipe_name=flags.recipe,
+        start=start,
+        overrides=flags.overrides(),
+        tell=(lambda note: output.tell(f"note: {note}")) if world.is_main else None,
+    )
     device = resolve_device(recipe.run.device, local_rank=world.local_rank)
     with connected(world, device=device), TrainingScreen(output) as screen:
         result = train(
