@@ -265,7 +265,8 @@ def _class_names(subject: LoadedModel) -> tuple[tuple[str, ...], tuple[str, ...]
         raise CheckpointError(
             f"{subject.name}: the weights do not say what their "
             f"{subject.classifier.num_classes} classes are called",
-            hint="Give a run's folder, or weights with ImageNet's head",
+            hint="Give a run's folder, a folder with label_names in its config.json, or weights "
+            "with ImageNet's head",
         )
     from timm.data import ImageNetInfo
 

@@ -256,7 +256,7 @@ class _ProbedModel(NamedTuple):
 
 def _read_subject(text: str) -> _ProbedModel:
     """Read what `probe` is asked about; see its `subject`."""
-    if is_run_path(text):
+    if Path(text).is_dir() and is_run_path(text):
         folder = open_run(text)
         model = load_recipe(str(folder.path / RECIPE_FILE)).model
         start = read_pretrained(str(folder.path), model_name=model.name)

@@ -210,7 +210,7 @@ def _find_state_dict(payload: Any, path: Path) -> tuple[dict[str, Tensor], tuple
 
 
 def _average_notes(held: list[str]) -> tuple[str, ...]:
-    """Say which weights were taken where an average of them is in the file."""
+    """Name the weights that were taken where an average of them is in the file."""
     averages = [key for key in held if key in _AVERAGE_KEYS]
     if not averages:
         return ()
