@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deit_transfer.errors import DataError, UsageError
+from deit_transfer.errors import DataError
 
 if TYPE_CHECKING:
     from deit_transfer.recipe.schema import Mode
@@ -38,12 +38,11 @@ def check_subjects(*subjects: str) -> None:
     from deit_transfer.runs.model_reference import split_model_weights
 
     for subject in subjects:
-        if Path(subject).is_file():
-            raise UsageError(
-                f"{subject} is a file; weights need the network they are of",
-                hint=f"Name it before the file: deit_tiny_patch16_224={subject}",
-            )
-        if Path(subject).is_dir() or ("/" in subject and "=" not in subject):
+        path = Path(subject)
+        is_weights = path.is_file() or subject.startswith(("local-dir:", "hf-hub:"))
+        if is_weights or ((path / "config.json").is_file() and not (path / "recipe.toml").exists()):
+            continue  # of which network is found out when they are read
+        if path.is_dir() or ("/" in subject and "=" not in subject):
             check_run(Path(subject))
         else:
             split_model_weights(subject)

@@ -41,10 +41,16 @@ def finetune(
     """Plan a fine-tuning run."""
     from deit_transfer.training.choose_recipe import choose_recipe
 
+    output = Output(as_json=as_json)
     recipe = choose_recipe(
-        "finetune", dataset, recipe_name=flags.recipe, start=start, overrides=flags.overrides()
+        "finetune",
+        dataset,
+        recipe_name=flags.recipe,
+        start=start,
+        overrides=flags.overrides(),
+        tell=lambda note: output.tell(f"note: {note}"),
     )
-    _plan(recipe, dataset, out, Output(as_json=as_json))
+    _plan(recipe, dataset, out, output)
 
 
 @app.command()

@@ -142,6 +142,14 @@ def _run(
     from deit_transfer.training.train import train
 
     world = world_from_env()
+    recipe = choose_recipe(
+        mode,
+        dataset,
+        recipe_name=flags.recipe,
+        start=start,
+        overrides=flags.overrides(),
+        tell=(lambda note: output.tell(f"note: {note}")) if world.is_main else None,
+    )
     device = resolve_device(recipe.run.device, local_rank=world.local_rank)
     joined = connected(world, device=device, store=shared_store(world))
     with joined, TrainingScreen(output) as screen:

@@ -50,6 +50,7 @@ class NamedPredictions:
     label_names: tuple[str, ...]
     dataset: str
     fresh: bool
+    notes: tuple[str, ...] = ()
 
 
 def disagree(
@@ -216,6 +217,7 @@ def _ask(
         label_names=dataset.class_names,
         dataset=display_name(dataset),
         fresh=True,
+        notes=predictor.notes,
     )
 
 
@@ -266,8 +268,9 @@ def _is_right(
 
 
 def _notes(scored: Sequence[NamedPredictions]) -> list[str]:
-    """Return whose stored predictions were taken, and who was asked."""
+    """Return whose stored predictions were taken, who was asked, and what is to know of them."""
     stored = [one.name for one in scored if not one.fresh]
     fresh = [one.name for one in scored if one.fresh]
     notes = [f"predictions stored by the run: {', '.join(stored)}"] if stored else []
-    return notes + ([f"scored now: {', '.join(fresh)}"] if fresh else [])
+    notes += [f"scored now: {', '.join(fresh)}"] if fresh else []
+    return notes + [f"{one.name}: {note}" for one in scored for note in one.notes]

@@ -4,20 +4,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
 from deit_transfer.data.dataset import Dataset, ImageSet, Progress, Split
 from deit_transfer.data.pipeline.loader import EvalBatches
-from deit_transfer.data.pipeline.transforms import EvalTransform, eval_transform
+from deit_transfer.data.pipeline.transforms import (
+    CropMode,
+    EvalTransform,
+    Interpolation,
+    eval_transform,
+)
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.inference import Predictions
 from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import CheckpointError, DataError, UsageError
-from deit_transfer.evaluation.load_model import LoadedModel, open_model
+from deit_transfer.evaluation.load_model import LoadedModel, is_run_path, open_model
 from deit_transfer.models.classifier import Classifier
 from deit_transfer.models.pretrained import IMAGENET_CLASSES
 from deit_transfer.models.test_time_augmentation import AveragedViews, Views, at_resolution
@@ -73,14 +78,16 @@ def open_predictor(text: str, *, overrides: Mapping[str, Any] | None = None) -> 
         CheckpointError: The run has not finished, or the weights cannot be used.
     """
     changed = dict(overrides or {})
-    if Path(text).is_dir() or ("/" in text and "=" not in text):
-        recipe = load_recipe(str(open_run(text).path / RECIPE_FILE), overrides=changed)
+    if is_run_path(text):
+        recipe = load_recipe(
+            str(open_run(Path(text).expanduser()).path / RECIPE_FILE), overrides=changed
+        )
     else:
         recipe = _plain_recipe(changed)
     device = resolve_device(recipe.run.device)
     subject = open_model(text, device=device)
     if subject.recipe is None:
-        recipe = _seeing_as(recipe, subject.classifier)
+        recipe = _seeing_as(recipe, subject)
     names, notes = _class_names(subject)
     return Predictor(
         text=text,
@@ -89,7 +96,7 @@ def open_predictor(text: str, *, overrides: Mapping[str, Any] | None = None) -> 
         recipe=recipe,
         device=device,
         precision=resolve_precision(recipe.run.precision, device),
-        notes=notes,
+        notes=(*subject.notes, *notes),
     )
 
 
@@ -192,7 +199,8 @@ def predictor_at(
         classifier = at_resolution(classifier, resolution)
     crop = build.evaluation_crop(predictor.recipe)
     resized = math.floor(classifier.resolution / crop)
-    usual = eval_transform(resolution=classifier.resolution, crop_pct=crop)
+    view = _view(predictor.subject)
+    usual = eval_transform(resolution=classifier.resolution, crop_pct=crop, **view)
     if views == "one":
         return ResolutionPredictor(
             predictor=predictor, classifier=classifier, model=classifier, transform=usual
@@ -208,7 +216,7 @@ def predictor_at(
             f"(crop {crop:g})",
             hint="Use --tta flip, which averages the image and its mirror image",
         )
-    whole = eval_transform(resolution=resized, crop_pct=1.0)
+    whole = eval_transform(resolution=resized, crop_pct=1.0, **view)
     return ResolutionPredictor(
         predictor=predictor, classifier=classifier, model=averaged, transform=whole
     )
@@ -223,10 +231,29 @@ def _plain_recipe(overrides: Mapping[str, Any]) -> Recipe:
     return check_values(values, where="the command line")
 
 
-def _seeing_as(recipe: Recipe, classifier: Classifier) -> Recipe:
+class _View(TypedDict, total=False):
+    """How an image is resized and cropped, beyond the share that is kept."""
+
+    interpolation: Interpolation
+    crop_mode: CropMode
+    fill: tuple[int, int, int]
+
+
+def _view(subject: LoadedModel) -> _View:
+    """Return how the network's authors showed it images; a run sees them as it was trained to."""
+    if not subject.config:
+        return {}
+    red, green, blue = (round(255 * value) for value in subject.classifier.mean)
+    return {
+        "interpolation": subject.config.get("interpolation") or "bicubic",
+        "crop_mode": subject.config.get("crop_mode") or "center",
+        "fill": (red, green, blue),
+    }
+
+
+def _seeing_as(recipe: Recipe, subject: LoadedModel) -> Recipe:
     """Return the recipe with the evaluation crop that the network's authors measured with."""
-    config: Any = getattr(classifier.backbone, "pretrained_cfg", {})
-    augment = recipe.augment.model_copy(update={"crop_pct": config.get("crop_pct")})
+    augment = recipe.augment.model_copy(update={"crop_pct": subject.config.get("crop_pct")})
     return recipe.model_copy(update={"augment": augment})
 
 
@@ -238,7 +265,8 @@ def _class_names(subject: LoadedModel) -> tuple[tuple[str, ...], tuple[str, ...]
         raise CheckpointError(
             f"{subject.name}: the weights do not say what their "
             f"{subject.classifier.num_classes} classes are called",
-            hint="Give a run's folder, or weights with ImageNet's head",
+            hint="Give a run's folder, a folder with label_names in its config.json, or weights "
+            "with ImageNet's head",
         )
     from timm.data import ImageNetInfo
 

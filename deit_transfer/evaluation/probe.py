@@ -45,6 +45,7 @@ from deit_transfer.engine.precision import (
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.evaluation.features import Features, extract_features, features_folder
+from deit_transfer.evaluation.load_model import is_run_path, read_model_weights
 from deit_transfer.models.checkpoint_adaptation import LoadReport
 from deit_transfer.models.classifier import (
     Classifier,
@@ -62,7 +63,6 @@ from deit_transfer.runs.folder import (
     create_run_folder,
     open_run,
 )
-from deit_transfer.runs.model_reference import split_model_weights
 from deit_transfer.runs.predictions import (
     StoredPredictions,
     predictions_to_store,
@@ -256,13 +256,12 @@ class _ProbedModel(NamedTuple):
 
 def _read_subject(text: str) -> _ProbedModel:
     """Read what `probe` is asked about; see its `subject`."""
-    if Path(text).is_dir():
+    if Path(text).is_dir() and is_run_path(text):
         folder = open_run(text)
         model = load_recipe(str(folder.path / RECIPE_FILE)).model
         start = read_pretrained(str(folder.path), model_name=model.name)
         return _ProbedModel(model.name, start, model.resolution)
-    name, weights = split_model_weights(text)
-    return _ProbedModel(name, read_pretrained(weights, model_name=name))
+    return _ProbedModel(*read_model_weights(text))
 
 
 def _network(

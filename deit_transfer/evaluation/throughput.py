@@ -38,6 +38,7 @@ from deit_transfer.models.classifier import (
     describe_parameters,
     set_attention,
 )
+from deit_transfer.models.pretrained import HF_HUB, LOCAL_DIR
 from deit_transfer.models.variants import find_variant
 from deit_transfer.paper.evidence import accuracies
 from deit_transfer.paper.values import NETWORKS, TABLES
@@ -73,7 +74,7 @@ def measure_throughput(
     """Time the forward pass of networks and return the result object.
 
     Args:
-        subjects: Names of networks, or folders of finished runs.
+        subjects: Names of networks, or what `open_model` takes: runs' folders, `MODEL=WEIGHTS`.
         device_name: Where; see `resolve_device`.
         precision_name: How; see `resolve_precision`.
         batch_size: B; None finds the largest that fits a GPU, or the fastest on a processor.
@@ -91,7 +92,7 @@ def measure_throughput(
     device = resolve_device(device_name)
     precision = resolve_precision(precision_name, device)
     for text in subjects:  # a name that is wrong must not show after minutes
-        if not Path(text).is_dir():
+        if not _has_weights(text):
             find_variant(text)
     if against is not None and not against.is_dir():
         raise DataError(
@@ -198,11 +199,16 @@ def count_gflops(classifier: Classifier, *, resolution: int) -> float:
     return counter.get_total_flops() / 2 / 1e9
 
 
+def _has_weights(text: str) -> bool:
+    """Return whether a text is more than a network's name."""
+    return Path(text).exists() or "=" in text or text.startswith((LOCAL_DIR, HF_HUB))
+
+
 def _open(
     text: str, resolution: int | None, device: torch.device
 ) -> tuple[LoadedModel | None, Classifier]:
     """Return a run's network, or one of this name with random weights, at the size asked for."""
-    subject = open_model(text, device=device) if Path(text).is_dir() else None
+    subject = open_model(text, device=device) if _has_weights(text) else None
     if subject is None:
         classes = find_variant(text).num_classes
         classifier = build_classifier(name=text, num_classes=classes, resolution=resolution)

@@ -108,6 +108,7 @@ def tokens(
         "positions": None if similarity is None else _position_facts(similarity),
         "attention": _attention_facts(looked, _token_names(predictor.subject.classifier)),
         "paper": PAPER,
+        "notes": list(predictor.notes),
     }
     shown = [images.ids[index] for index in range(len(looked.pixels))]
     figures = _draw(facts, looked, similarity, folder, names=shown)

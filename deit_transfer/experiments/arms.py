@@ -10,7 +10,7 @@ from deit_transfer.experiments.train_or_reuse import with_teacher, without_teach
 from deit_transfer.recipe.loader import list_recipes, load_recipe
 from deit_transfer.recipe.schema import Data, Mode, Recipe
 from deit_transfer.training import build
-from deit_transfer.training.choose_recipe import choose_recipe
+from deit_transfer.training.choose_recipe import choose_recipe, default_recipe, model_of_weights
 
 Budget = Literal["recipe", "equal-images"]
 
@@ -99,16 +99,21 @@ def choose_arms(
         RecipeError: A recipe with the overrides has faults.
     """
     plain = [name for name in names if name in MODES]
-    settled = {
-        name: choose_recipe(
+    settled: dict[str, Recipe] = {}
+    for name in plain or [FINETUNE]:
+        settings = _settings(name, overrides)
+        if name == SCRATCH and SCRATCH not in recipe_names and "model.name" not in settings:
+            # the same network as in the arms that start from the weights
+            own = load_recipe(default_recipe(MODES[name], dataset)).model.name
+            if (fitted := model_of_weights(start, like=own)) != own:
+                settings["model.name"] = fitted
+        settled[name] = choose_recipe(
             MODES[name],
             dataset,
             recipe_name=recipe_names.get(name),
             start=start if MODES[name] == "finetune" else None,
-            overrides=_settings(name, overrides),
+            overrides=settings,
         )
-        for name in plain or [FINETUNE]
-    }
     data = next(iter(settled.values())).data
     return [
         Arm(name=name, recipe=settled[name])

@@ -6,6 +6,8 @@ every tensor of the network, and every tensor of the start that finds no place, 
 Shapes: T token positions, an h x w grid of patches, D dimensions.
 """
 
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +22,8 @@ from deit_transfer.errors import CheckpointError
 from deit_transfer.models.classifier import Classifier, head_names, is_head_key
 from deit_transfer.models.pos_embed import resize_grid, split_positions
 from deit_transfer.models.pretrained import PretrainedWeights
-from deit_transfer.models.variants import VARIANTS
+from deit_transfer.models.variants import VARIANTS, Variant
+from deit_transfer.models.weights_layouts import foreign_layout
 
 Action = Literal["copied", "interpolated", "initialized", "dropped"]
 
@@ -28,6 +31,11 @@ POSITIONS = "pos_embed"
 PATCHES = "patch_embed.proj.weight"
 DISTILL_TOKEN = "dist_token"
 DISTILL_HEAD = "head_dist"
+
+# Tensors that older versions of timm stored and that every network computes for itself.
+COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask", "num_batches_tracked")
+# How many tensors a refusal lists.
+LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,13 @@ class LoadReport:
 
     `items` has every tensor of the network once, then the start's tensors that were dropped.
     `coverage` is the percentage of the backbone's parameters (heads apart) that were taken.
+    `notes` say which of several weights in a file were taken.
     """
 
     origin: str
     items: tuple[LoadItem, ...]
     coverage: float
+    notes: tuple[str, ...] = ()
 
     @property
     def percents(self) -> dict[Action, float]:
@@ -74,7 +84,13 @@ class LoadReport:
             items = [item for item in self.items if item.action == action]
             if items:
                 lines.append(f"{action}: {_share(percent)} ({_name_items(items)})")
-        return lines
+        return lines + list(self.notes)
+
+    @property
+    def scoring_notes(self) -> list[str]:
+        """Return what whoever scores the network should know: all but what was just copied."""
+        unremarkable = ("start:", "copied:")
+        return [line for line in self.summary if not line.startswith(unremarkable)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -92,6 +108,7 @@ def load_pretrained(
     *,
     min_coverage: float = 0.9,
     keep_head: bool = False,
+    complete: bool = False,
 ) -> LoadReport:
     """Load start weights into a freshly built network and report on every tensor.
 
@@ -108,15 +125,17 @@ def load_pretrained(
         min_coverage: Smallest acceptable share of the backbone's parameters, in 0..1.
         keep_head: Take the start's heads too; its classes must be this network's. A
             distillation head that the start lacks is drawn.
+        complete: Refuse weights that do not give every tensor of the network, as for a network
+            that is scored and not trained.
 
     Raises:
-        CheckpointError: The start covers too little of the network, its patch positions are not
-            a square grid, or `keep_head` asks for a head that is not there. The network is
-            unchanged then.
+        CheckpointError: The start covers too little of the network, its positions cannot be
+            resized to the network's resolution, `keep_head` asks for a head that is not there,
+            or `complete` for what would be initialized. The network is unchanged then.
     """
     backbone = classifier.backbone
     heads = head_names(backbone)
-    source = dict(start.state_dict)
+    source, resized, discarded = _as_timm_fits(start.state_dict, backbone)
     loaded: dict[str, Tensor] = {}
     items: list[LoadItem] = []
     for key, tensor in backbone.state_dict().items():
@@ -125,17 +144,59 @@ def load_pretrained(
             value, item = _fit_head(key, tensor, given, start=start, keep_head=keep_head)
         else:
             value, item = _fit(key, tensor, given, classifier=classifier, start=start)
+            if key in resized and item.action == "copied":
+                item = LoadItem(key, "interpolated", item.size, resized[key])
         loaded[key] = value
         items.append(item)
-    items += [_dropped(key, value) for key, value in source.items()]
+    items += [_dropped(key, value) for key, value in (source | discarded).items()]
 
-    report = LoadReport(start.origin, tuple(items), _coverage(classifier, items))
+    report = LoadReport(start.origin, tuple(items), _coverage(classifier, items), start.notes)
     if not start.is_none:
         _check_coverage(report, classifier, start, min_coverage=min_coverage)
+        _check_positions(report, classifier, start)
         if keep_head:
             _check_heads(report, classifier, start)
+        if complete:
+            _check_complete(report, classifier, start)
         backbone.load_state_dict(loaded, strict=True)
     return report
+
+
+def _as_timm_fits(
+    state_dict: Mapping[str, Tensor], backbone: Any
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Tensor]]:
+    """Let timm fit weights whose names or shapes are not the network's, where it knows how.
+
+    Plain vision transformers are fitted here, as the paper does it.
+
+    Returns:
+        The tensors; by key, how timm resized it; and the tensors that timm left out.
+    """
+    own, heads = backbone.state_dict(), head_names(backbone)
+    fits = all(
+        is_head_key(key, heads) or (key in state_dict and state_dict[key].shape == tensor.shape)
+        for key, tensor in own.items()
+    )
+    fit = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if fits or fit is None or isinstance(backbone, VisionTransformer):
+        return dict(state_dict), {}, {}
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the torch calls in timm's resizing
+            fitted: dict[str, Tensor] = dict(fit(dict(state_dict), backbone))
+    except Exception:  # other weights than timm expects here: the report names what is missing
+        return dict(state_dict), {}, {}
+    resized = {
+        key: f"{_shape(state_dict[key])} resized to {_shape(value)} by timm"
+        for key, value in fitted.items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    }
+    renamed = {id(value) for value in fitted.values()}
+    discarded = {
+        key: value
+        for key, value in state_dict.items()
+        if key not in fitted and id(value) not in renamed
+    }
+    return fitted, resized, discarded
 
 
 def _fit(
@@ -252,6 +313,9 @@ def _check_coverage(
     unfit = [item for item in report.items if item.action == "initialized" and item.detail]
     example = f"; for instance {unfit[0].key}: {unfit[0].detail}" if unfit else ""
     looks_like = guess_variant(start.state_dict)
+    program = foreign_layout(start.state_dict)
+    if program:
+        example = f"; its names are {program}'s"
     raise CheckpointError(
         f"the start ({start.origin}) covers {report.coverage:.1f}% of the parameters of "
         f"{classifier.name}'s backbone; at least {100 * min_coverage:.0f}% is needed{example}",
@@ -272,18 +336,90 @@ def _check_heads(report: LoadReport, classifier: Classifier, start: PretrainedWe
         )
 
 
+def _check_positions(report: LoadReport, classifier: Classifier, start: PretrainedWeights) -> None:
+    """Refuse positions of another resolution that nobody knows how to resize."""
+    lost = [
+        item
+        for item in report.items
+        if item.action == "initialized"
+        and "pos" in item.key.rpartition(".")[2]
+        and item.key in start.state_dict
+    ]
+    if lost:
+        raise CheckpointError(
+            f"the positions of {start.origin} cannot be resized for {classifier.name} at "
+            f"{classifier.resolution} pixels: {lost[0].key}: {lost[0].detail}",
+            hint="Use the resolution that the weights were trained at",
+        )
+
+
+def _check_complete(report: LoadReport, classifier: Classifier, start: PretrainedWeights) -> None:
+    """Refuse weights that do not make up the whole network, tensor by tensor."""
+    heads = head_names(classifier.backbone)
+    own = {key.partition(".")[0] for key in classifier.backbone.state_dict()}
+    lines = []
+    for item in report.items:
+        inside = item.key.partition(".")[0] in own and not item.key.endswith(COMPUTED)
+        drawn = item.action == "initialized" or "position initialized" in item.detail
+        if drawn and not item.key.endswith(COMPUTED):
+            lines.append(f"{item.key}: {item.detail}")
+        elif item.action == "dropped" and inside and not is_head_key(item.key, heads):
+            lines.append(f"{item.key}: in the weights, not in this network")
+    if not lines:
+        return
+    more = f"\n  - and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
+    listed = "".join(f"\n  - {line}" for line in lines[:LISTED])
+    looks_like = guess_variant(start.state_dict)
+    raise CheckpointError(
+        f"{start.origin} does not fit {classifier.name}, and a network with random parts is not "
+        f"scored:{listed}{more}",
+        hint=f"The weights look like {looks_like}: give {looks_like}=WEIGHTS"
+        if looks_like not in (None, classifier.name)
+        else f"Give the weights of a whole {classifier.name}; deit-transfer finetune --from takes "
+        "weights without heads",
+    )
+
+
+def fitting_model(weights: PretrainedWeights) -> str:
+    """Return the network that weights are of: as their folder says, or by their shapes.
+
+    Raises:
+        CheckpointError: The folder says nothing, and the shapes are of no DeiT.
+    """
+    name = weights.model_name or guess_variant(weights.state_dict)
+    if name is None:
+        raise CheckpointError(
+            f"{weights.origin} does not say which network it is of, and its shapes are of no DeiT",
+            hint="Name it: MODEL=WEIGHTS where a network is scored, --model MODEL where it is "
+            "trained",
+        )
+    return name
+
+
 def guess_variant(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Return the first variant with the width, depth and patch size of these tensors."""
+    """Return the variant with the width, depth and patch size of these tensors.
+
+    Of several, such as one for each resolution, the one with as many positions.
+    """
     patches = state_dict.get(PATCHES)
     if patches is None or patches.ndim != 4:
         return None
     blocks = {key.split(".")[1] for key in state_dict if key.startswith("blocks.")}
     found = (patches.shape[0], len(blocks), patches.shape[2], DISTILL_TOKEN in state_dict)
-    for variant in VARIANTS.values():
-        size = (variant.embed_dim, variant.depth, variant.patch_size, variant.distilled)
-        if size == found:
-            return variant.name
-    return None
+    alike = [
+        variant
+        for variant in VARIANTS.values()
+        if (variant.embed_dim, variant.depth, variant.patch_size, variant.distilled) == found
+    ]
+    positions = state_dict.get(POSITIONS)
+    count = positions.shape[1] if positions is not None and positions.ndim == 3 else None
+    best = [variant for variant in alike if _num_positions(variant) == count]
+    return next((variant.name for variant in best + alike), None)
+
+
+def _num_positions(variant: Variant) -> int:
+    """Return the number of positions of a DeiT: its tokens' and its patches'."""
+    return 1 + variant.distilled + (variant.resolution // (variant.patch_size or 1)) ** 2
 
 
 def _name_items(items: list[LoadItem]) -> str:

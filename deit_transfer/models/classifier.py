@@ -188,6 +188,13 @@ def head_names(backbone: nn.Module) -> tuple[str, ...]:
     return (heads,) if isinstance(heads, str) else tuple(heads)
 
 
+def find_head_names(name: str) -> tuple[str, ...]:
+    """Return the module names of the classification heads of a network that is not built yet."""
+    config = timm.get_pretrained_cfg(find_variant(name).timm_name)
+    heads: Any = (config.classifier if config is not None else None) or "head"
+    return (heads,) if isinstance(heads, str) else tuple(heads)
+
+
 def is_head_key(key: str, heads: tuple[str, ...]) -> bool:
     """Return whether a parameter's name lies inside one of the heads."""
     return any(key.startswith(f"{head}.") for head in heads)

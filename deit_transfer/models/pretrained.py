@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ from deit_transfer.models.weights_file import WEIGHTS_SUFFIXES, read_weights_fil
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 
+HF_PREPROCESSOR = "preprocessor_config.json"
+# Pillow's numbers of its filters, as transformers writes them
+_PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
 NONE = "none"
 IMAGENET_CLASSES = 1000
 IMAGENET = "imagenet"
@@ -44,7 +48,8 @@ HF_HUB = "hf-hub:"
 class PretrainedWeights:
     """Pretrained weights, and what is known about where they come from.
 
-    `state_dict` is empty for a start from nothing.
+    `state_dict` is empty for training from scratch, and only then. `config` is timm's
+    `pretrained_cfg` of a folder; `notes` say which of several weights in a file these are.
     """
 
     state_dict: Mapping[str, Tensor]
@@ -53,6 +58,8 @@ class PretrainedWeights:
     class_names: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def is_none(self) -> bool:
@@ -99,8 +106,11 @@ def read_pretrained(
     if start.startswith(HF_HUB):
         repository = start.removeprefix(HF_HUB)
         weights = find_hub_file(repository, HUB_FILES, cache_dir=cache_dir)
-        find_hub_file(repository, (HUB_CONFIG,), cache_dir=cache_dir)  # lands beside the weights
-        return _read_timm_folder(weights.parent, origin=start)
+        # these land beside the weights
+        config = find_hub_file(repository, (HUB_CONFIG,), cache_dir=cache_dir)
+        if _is_transformers_config(_read_json(config)):
+            find_hub_file(repository, (HF_PREPROCESSOR,), cache_dir=cache_dir)
+        return _read_hub_folder(weights.parent, origin=start)
     path = Path(start.removeprefix(LOCAL_DIR)).expanduser()
     if path.is_dir():
         return _read_folder(path)
@@ -111,7 +121,8 @@ def read_pretrained(
             or f"Give '{IMAGENET}', '{NONE}', a run's folder, a .safetensors or .pth file, "
             f"'{LOCAL_DIR}FOLDER' or '{HF_HUB}OWNER/NAME'",
         )
-    return PretrainedWeights(_finite(read_weights_file(path), path), f"the file {path}")
+    file = read_weights_file(path)
+    return PretrainedWeights(_finite(file.state_dict, path), f"the file {path}", notes=file.notes)
 
 
 def write_model_files(
@@ -187,7 +198,7 @@ def read_model(folder: Path, *, device: torch.device) -> tuple[Classifier, tuple
 def _read_imagenet(model_name: str, cache_dir: Path | None) -> PretrainedWeights:
     variant = find_variant(model_name)
     path, source = find_published_weights(variant, cache_dir=cache_dir)
-    state_dict = _finite(read_weights_file(path), path)
+    state_dict = _finite(read_weights_file(path).state_dict, path)
     origin = f"the published ImageNet weights {source}"
     names = _imagenet_class_names() if variant.num_classes == IMAGENET_CLASSES else None
     return PretrainedWeights(state_dict, origin, variant.name, class_names=names)
@@ -200,9 +211,8 @@ def _imagenet_class_names() -> tuple[str, ...]:
 
 def _read_folder(folder: Path) -> PretrainedWeights:
     """Read a run's folder, or one in timm's layout."""
-    is_run = (folder / WEIGHTS_FILE).is_file()
-    if not is_run and any((folder / name).is_file() for name in HUB_FILES):
-        return _read_timm_folder(folder, origin=f"the folder {folder}")
+    if is_hub_folder(folder):
+        return _read_hub_folder(folder, origin=f"the folder {folder}")
     description, state_dict = _read_run(folder)
     return PretrainedWeights(
         state_dict,
@@ -214,20 +224,102 @@ def _read_folder(folder: Path) -> PretrainedWeights:
     )
 
 
-def _read_timm_folder(folder: Path, *, origin: str) -> PretrainedWeights:
-    """Read `model.safetensors` and, where there is one, timm's `config.json` beside it."""
+def _is_transformers_config(config: Mapping[str, Any]) -> bool:
+    """Return whether a `config.json` is of Hugging Face transformers."""
+    return "model_type" in config and "pretrained_cfg" not in config
+
+
+def is_hub_folder(folder: Path) -> bool:
+    """Return whether a folder holds weights as timm and the hub lay them out, and is no run."""
+    is_run = (folder / WEIGHTS_FILE).is_file()
+    return not is_run and any((folder / name).is_file() for name in HUB_FILES)
+
+
+def _read_hub_folder(folder: Path, *, origin: str) -> PretrainedWeights:
+    """Read `model.safetensors` and, where there is one, the `config.json` beside it.
+
+    timm's `config.json` says how images are seen; transformers keeps that in a file of its own.
+    """
     weights = next(folder / name for name in HUB_FILES if (folder / name).is_file())
     config = _read_json(folder / HUB_CONFIG) if (folder / HUB_CONFIG).is_file() else {}
     pretrained = config.get("pretrained_cfg", config)
-    labels = config.get("label_names") or pretrained.get("label_names")
+    if _is_transformers_config(config):
+        has_preprocessor = (folder / HF_PREPROCESSOR).is_file()
+        pretrained = _transformers_view(
+            config, _read_json(folder / HF_PREPROCESSOR) if has_preprocessor else {}
+        )
+    file = read_weights_file(weights)
     return PretrainedWeights(
-        _finite(read_weights_file(weights), weights),
+        _finite(file.state_dict, weights),
         origin,
         model_name=config.get("architecture"),
-        class_names=tuple(map(str, labels)) if isinstance(labels, list) else None,
-        mean=tuple(pretrained["mean"]) if "mean" in pretrained else None,
-        std=tuple(pretrained["std"]) if "std" in pretrained else None,
+        class_names=_label_names(config) or _label_names(pretrained),
+        mean=_three_numbers(pretrained.get("mean"), folder),
+        std=_three_numbers(pretrained.get("std"), folder),
+        config=pretrained,
+        notes=file.notes,
     )
+
+
+def _transformers_view(config: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate how transformers shows images to a network into timm's `pretrained_cfg`.
+
+    Args:
+        config: Its `config.json`.
+        seen: Its `preprocessor_config.json`; empty where there is none.
+    """
+    view: dict[str, Any] = {}
+    if isinstance(config.get("image_size"), int):
+        view["input_size"] = (3, config["image_size"], config["image_size"])
+    if "image_mean" in seen and "image_std" in seen:
+        view |= {"mean": seen["image_mean"], "std": seen["image_std"]}
+    if seen.get("resample") in _PILLOW_FILTERS:
+        view["interpolation"] = _PILLOW_FILTERS[seen["resample"]]
+    sizes = [_side(seen.get(name)) for name in ("size", "crop_size")]
+    if sizes[0] is not None:
+        shorter_only = isinstance(seen["size"], dict) and "shortest_edge" in seen["size"]
+        crop = sizes[1] if seen.get("do_center_crop") and sizes[1] is not None else sizes[0]
+        view["crop_mode"] = "center" if shorter_only else "squash"
+        view["crop_pct"] = min(crop / sizes[0], 1.0)
+    return view
+
+
+def _side(size: Any) -> int | None:
+    """Return the side of a size as transformers writes it: a number, or an object of them."""
+    if isinstance(size, dict):
+        size = size.get("shortest_edge", size.get("height"))
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return timm's `label_names`, or transformers' `id2label` unless it only counts."""
+    labels = config.get("label_names")
+    if isinstance(labels, list):
+        return tuple(map(str, labels))
+    by_number = config.get("id2label")
+    if not isinstance(by_number, dict) or set(by_number) != set(map(str, range(len(by_number)))):
+        return None
+    names = tuple(str(by_number[str(number)]) for number in range(len(by_number)))
+    if all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+        return None
+    if len(names) == IMAGENET_CLASSES:  # in words; datasets call the same classes by synset
+        info = ImageNetInfo()
+        if names[:3] == tuple(info.index_to_description(number) for number in range(3)):
+            return _imagenet_class_names()
+    return names
+
+
+def _three_numbers(values: Any, folder: Path) -> tuple[float, ...] | None:
+    """Return a mean or deviation of three positive or zero numbers."""
+    if values is None:
+        return None
+    if (
+        not isinstance(values, list | tuple)
+        or len(values) != 3
+        or not all(isinstance(value, int | float) for value in values)
+    ):
+        raise CheckpointError(f"{folder}: mean and std must be three numbers each, not {values!r}")
+    return tuple(map(float, values))
 
 
 def _read_run(folder: Path) -> tuple[_ModelFile, dict[str, Tensor]]:
@@ -258,7 +350,7 @@ def _read_run(folder: Path) -> tuple[_ModelFile, dict[str, Tensor]]:
             f"{MODEL_FILE}",
             hint="Copy the run's folder again, or take an earlier checkpoint of the run",
         )
-    return description, _finite(read_weights_file(path), path)
+    return description, _finite(read_weights_file(path).state_dict, path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def find_published_weights(variant: Variant, *, cache_dir: Path | None) -> tuple
     if not config.hf_hub_id:
         raise CheckpointError(
             f"the published weights of {variant.name} are not on the hub",
-            hint=f"Download {config.url} and give the file: --from path/to/file",
+            hint=f"Download {config.url} and name the file: --from path/to/file to train, "
+            "MODEL=path/to/file to score",
         )
     return find_hub_file(config.hf_hub_id, HUB_FILES, cache_dir=cache_dir), config.hf_hub_id
 
@@ -143,5 +144,6 @@ def _not_found(
         f"the weights {repository} are neither in {hub_cache} nor in {torch_cache}, "
         f"and cannot be downloaded: {first_line.rstrip('.')}",
         hint=f"Download https://huggingface.co/{repo_id}/resolve/main/{name} where there is a "
-        f"network, copy it here and name the file: --from path/to/{name}",
+        f"network, copy it here and name the file: --from path/to/{name} to train, "
+        f"MODEL=path/to/{name} to score",
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deit_transfer.batch import HeadLogits
+from deit_transfer.errors import CheckpointError
 from deit_transfer.models.checkpoint_adaptation import load_pretrained
 from deit_transfer.models.classifier import Classifier, build_classifier
 from deit_transfer.models.pretrained import PretrainedWeights
@@ -72,8 +73,11 @@ def mean_log_probabilities(logits: Sequence[Tensor]) -> Tensor:
 def at_resolution(classifier: Classifier, resolution: int) -> Classifier:
     """Return the network for another resolution; its patch positions are interpolated bicubically.
 
+    Networks that are not plain vision transformers have their positions resized by timm.
+
     Raises:
         UsageError: The patches do not divide the resolution.
+        CheckpointError: The network's weights are of one resolution, and cannot be resized.
     """
     if resolution == classifier.resolution:
         return classifier
@@ -84,7 +88,14 @@ def at_resolution(classifier: Classifier, resolution: int) -> Classifier:
         two_class_tokens=classifier.two_class_tokens,
     )
     weights = PretrainedWeights(classifier.backbone.state_dict(), f"{classifier.name} itself")
-    load_pretrained(other, weights, keep_head=True)
+    try:
+        load_pretrained(other, weights, keep_head=True, complete=True)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{classifier.name} cannot be scored at {resolution} pixels: its weights are of "
+            f"{classifier.resolution} pixels and cannot be resized ({error.message})",
+            hint=f"Score it at {classifier.resolution} pixels",
+        ) from error
     other.mean, other.std = classifier.mean, classifier.std
     device = next(classifier.parameters()).device
     return other.to(device).eval()

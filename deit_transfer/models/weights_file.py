@@ -10,10 +10,12 @@ import argparse
 import pathlib
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -21,49 +23,103 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from deit_transfer.errors import CheckpointError
+from deit_transfer.models.weights_layouts import to_timm_names
 
 # Where a training checkpoint keeps its state dict. The EMA copies come last: the paper's code
 # saved one but neither evaluated nor reported it.
 STATE_DICT_KEYS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema")
 
-# Left by DistributedDataParallel, torch.compile and this program's Classifier.
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "backbone.")
+_AVERAGE_KEYS = ("model_ema", "state_dict_ema")
 
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 
-# Python 3.13 pickles paths under another module name.
+
+class _NumberType:
+    """Stands in for `numpy.dtype` while a file is read: a type code, and no more.
+
+    numpy's own would take a crafted state from the file.
+    """
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        """Leave out what the file says beyond the code."""
+
+
+# struct's formats for numpy's type codes
+_STRUCT_FORMATS = {
+    **{"f2": "e", "f4": "f", "f8": "d", "b1": "?"},
+    **{"i1": "b", "i2": "h", "i4": "i", "i8": "q"},
+    **{"u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
+}
+
+
+def _number(kind: object, content: object = None) -> float | int | bool | None:
+    """Read a numpy scalar, such as an epoch or a score beside the weights."""
+    layout = _STRUCT_FORMATS.get(kind.code) if isinstance(kind, _NumberType) else None
+    if layout is None or not isinstance(content, bytes):
+        return None
+    if len(content) != struct.calcsize(f"<{layout}"):
+        return None
+    value: float | int | bool = struct.unpack(f"<{layout}", content)[0]
+    return value
+
+
+# Python 3.13 pickles paths under another module name, numpy 2 its scalars.
 _ALLOWED_CLASSES: list[Any] = [
     argparse.Namespace,
     pathlib.PosixPath,
     (pathlib.PosixPath, "pathlib._local.PosixPath"),
+    (_NumberType, "numpy.dtype"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
 ]
 
 _LFS_POINTER = b"version https://git-lfs"
 
 
-def read_weights_file(path: Path) -> dict[str, Tensor]:
+class WeightsFile(NamedTuple):
+    """The tensors of a file under timm's names, and what to know about the choice of them."""
+
+    state_dict: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def read_weights_file(path: Path) -> WeightsFile:
     """Read a state dict from a `.safetensors` file or a torch checkpoint, on the CPU.
 
     Args:
         path: A safetensors file, a torch state dict, or a training checkpoint that holds one
-            under one of `STATE_DICT_KEYS`, such as the original DeiT `.pth`.
+            under one of `STATE_DICT_KEYS`, such as the original DeiT `.pth`, timm's or
+            Lightning's. Hugging Face transformers' names are translated.
 
     Returns:
-        Tensors by their name in the network, wrapper prefixes removed.
+        Tensors by their name in timm's network, at least one, wrapper prefixes removed.
 
     Raises:
-        CheckpointError: The file is missing, damaged, not a weights file, or a pickle that asks
-            for code to be run.
+        CheckpointError: The file is missing, damaged, not a weights file, without any tensor, or
+            a pickle that asks for code to be run.
     """
     opening = _read_opening(path)
+    notes: tuple[str, ...] = ()
     if _looks_like_safetensors(opening):
-        return _strip_prefixes(_read_safetensors(path))
-    if opening.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip archive, and its older pickle
-        return _strip_prefixes(_find_state_dict(_read_torch_file(path), path))
-    raise CheckpointError(
-        f"{path} is not a weights file: {_describe_content(opening)}",
-        hint="Give a .safetensors file or a torch .pth with a state dict",
-    )
+        state_dict = _read_safetensors(path)
+        if not state_dict:
+            raise CheckpointError(
+                f"{path} holds no tensor at all",
+                hint="Copy or download the file again; deit-transfer scratch trains without "
+                "pretrained weights",
+            )
+    elif opening.startswith((b"PK\x03\x04", b"\x80")):  # torch's zip archive, and older pickle
+        _refuse_torchscript(path)
+        state_dict, notes = _find_state_dict(_read_torch_file(path), path)
+    else:
+        raise CheckpointError(
+            f"{path} is not a weights file: {_describe_content(opening)}",
+            hint="Give a .safetensors file or a torch .pth with a state dict",
+        )
+    return WeightsFile(to_timm_names(state_dict, source=str(path)), notes)
 
 
 def _read_opening(path: Path) -> bytes:
@@ -116,16 +172,34 @@ def _read_torch_file(path: Path) -> Any:
         raise _damaged(path, error) from error
 
 
-def _find_state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict inside a checkpoint's payload."""
+def _refuse_torchscript(path: Path) -> None:
+    """Refuse a TorchScript archive, whose pickles describe code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # the older pickle, or damaged: torch's reader says which
+    if is_script:
+        raise CheckpointError(
+            f"{path} is a TorchScript archive: a program, not a state dict",
+            hint="Save its weights where you trust the file: torch.save(torch.jit.load("
+            f"'{path.name}').state_dict(), 'weights.pth')",
+        )
+
+
+def _find_state_dict(payload: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the state dict inside a checkpoint's payload, and which of several was taken."""
+    notes: tuple[str, ...] = ()
     if isinstance(payload, Mapping):
-        for key in STATE_DICT_KEYS:
-            if isinstance(payload.get(key), Mapping):
-                payload = payload[key]
-                break
+        held = [key for key in STATE_DICT_KEYS if isinstance(payload.get(key), Mapping)]
+        if not held and all(isinstance(payload.get(k), Mapping) for k in ("student", "teacher")):
+            raise _two_networks(path)
+        if held:
+            notes = _average_notes(held)
+            payload = payload[held[0]]
         tensors = {key: value for key, value in payload.items() if isinstance(value, Tensor)}
         if tensors and len(tensors) == len(payload):
-            return tensors
+            return tensors, notes
         found = f"the entries {', '.join(map(repr, list(payload)[:6]))}" if payload else "no entry"
     else:
         found = f"a {type(payload).__name__}"
@@ -135,13 +209,23 @@ def _find_state_dict(payload: Any, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _strip_prefixes(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that every name shares because the network was wrapped."""
-    for _ in WRAPPER_PREFIXES:
-        for prefix in WRAPPER_PREFIXES:
-            if state_dict and all(key.startswith(prefix) for key in state_dict):
-                state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
-    return state_dict
+def _average_notes(held: list[str]) -> tuple[str, ...]:
+    """Name the weights that were taken where an average of them is in the file."""
+    averages = [key for key in held if key in _AVERAGE_KEYS]
+    if not averages:
+        return ()
+    if held[0] in averages:
+        return (f"taken: {held[0]}, an average of the weights, the only ones in the file",)
+    return (f"taken: {held[0]}; the average of the weights, {averages[0]}, is not used",)
+
+
+def _two_networks(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is a checkpoint of self-distillation, as DINO writes it: two networks, student "
+        "and teacher",
+        hint="Save the one you mean by itself where you trust the file: torch.save(torch.load("
+        f"'{path.name}', weights_only=False)['teacher'], 'teacher.pth')",
+    )
 
 
 def _describe_content(opening: bytes) -> str:

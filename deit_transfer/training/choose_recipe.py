@@ -1,12 +1,13 @@
 """Choose the recipe of a command: the one named or the default, with the overrides."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from deit_transfer.data.catalog import check_name, published_name
-from deit_transfer.errors import UsageError
-from deit_transfer.models.variants import distilled_form
+from deit_transfer.errors import CheckpointError, UsageError
+from deit_transfer.models.variants import VARIANTS, distilled_form, find_variant
 from deit_transfer.recipe.loader import default_recipe_name, load_recipe
 from deit_transfer.recipe.schema import Mode, Recipe
 
@@ -27,8 +28,12 @@ def choose_recipe(
     recipe_name: str | None = None,
     start: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Recipe:
     """Return the checked recipe for a mode and dataset: the one named, or the shipped default.
+
+    Where neither a recipe nor a model is named, fine-tuning takes the network that the weights
+    are of, if the default recipe's has another size; `tell` is called with a sentence about it.
 
     Raises:
         UsageError: The named recipe is for another mode, or the start does not fit the mode.
@@ -39,8 +44,17 @@ def choose_recipe(
     values: dict[str, Any] = {"data.dataset": _full_path(dataset), **(overrides or {})}
     if start is not None:
         values["model.pretrained"] = _full_path(start)
+    own = load_recipe(name).model.name
+    if mode == "finetune" and recipe_name is None and start and "model.name" not in values:
+        fitted = model_of_weights(start, like=own)
+        if fitted != own:
+            own = values["model.name"] = fitted
+            if tell is not None:
+                tell(
+                    f"the weights {start} are of {fitted}, which is trained; --model names another"
+                )
     if "distill.teacher" in values:
-        values = _with_teacher(values, name)
+        values = _with_teacher(values, own, named="model.name" in (overrides or {}))
     if "schedule.epochs" in values:
         values = _with_epochs(values, load_recipe(name))
     recipe = load_recipe(name, overrides=values)
@@ -79,20 +93,65 @@ def _with_epochs(values: dict[str, Any], base: Recipe) -> dict[str, Any]:
     return {"schedule.min_steps": 0, "schedule.warmup_epochs": warmup_epochs, **values}
 
 
-def _with_teacher(values: dict[str, Any], recipe_name: str) -> dict[str, Any]:
+def _with_teacher(values: dict[str, Any], own: str, *, named: bool) -> dict[str, Any]:
     """Complete what a teacher implies: hard distillation, and the model's distilled form.
 
     A model that was named, by flag or in a recipe that is distilled already, is left alone.
+
+    Args:
+        values: The overrides.
+        own: The model that the recipe or the weights bring.
+        named: Whether a flag names the model.
     """
     completed = {"distill.kind": "hard", **values}
     completed["distill.teacher"] = _full_path(str(values["distill.teacher"]))
     if completed["distill.kind"] == "soft":
         completed = {"distill.alpha": PAPER_SOFT_ALPHA, **completed}
     through_class = values.get("distill.through") == "class"
-    if "model.name" not in values and not through_class:
-        own = load_recipe(recipe_name).model.name
+    if not named and not through_class:
         completed["model.name"] = own if "distilled" in own else distilled_form(own)
     return completed
+
+
+def model_of_weights(start: str, *, like: str) -> str:
+    """Return the network to train from weights: `like`, unless they are of another size.
+
+    A distilled network's weights bring the plain network, as they do where `like` fits: a
+    teacher is what asks for the distilled one.
+
+    Args:
+        start: As `--from` takes it; only a file or folder that is there is looked into.
+        like: The network that would be trained otherwise.
+    """
+    path = Path(start.removeprefix("local-dir:")).expanduser()
+    if not path.exists():
+        return like
+    found = _model_of(str(path.resolve()), path.stat().st_mtime_ns)
+    if found is None or _size(found) == _size(like):
+        return like
+    return found.replace("_distilled", "") if found in VARIANTS else found
+
+
+@lru_cache(maxsize=8)
+def _model_of(path: str, _changed_ns: int) -> str | None:
+    """Return the network that a file or folder is of; None where nothing says so."""
+    from deit_transfer.models.checkpoint_adaptation import fitting_model
+    from deit_transfer.models.pretrained import read_pretrained
+
+    try:
+        name = fitting_model(read_pretrained(path, model_name=""))
+        find_variant(name)
+    except (CheckpointError, UsageError):
+        return None  # said where the weights are read to be trained
+    return name
+
+
+def _size(name: str) -> tuple[int | None, ...] | str:
+    """Return what tells the sizes of DeiTs apart; the name of any other network."""
+    variant = VARIANTS.get(name)
+    if variant is None or not variant.is_deit:
+        return name
+    return variant.embed_dim, variant.depth, variant.patch_size
 
 
 def _full_path(name: str) -> str:

@@ -114,7 +114,8 @@ def _load(name: str, splits: DataSplits, device: torch.device) -> Classifier:
             hint=_fit_hint(splits),
         )
     classifier = build_classifier(name=name, num_classes=IMAGENET_CLASSES)
-    load_pretrained(classifier, read_pretrained(IMAGENET, model_name=name), keep_head=True)
+    weights = read_pretrained(IMAGENET, model_name=name)
+    load_pretrained(classifier, weights, keep_head=True, complete=True)
     return classifier.to(device)
 
 

@@ -265,7 +265,7 @@ def weights(workplace: Path, finished: Ended) -> Path:
         ("evil.pt", WEIGHTS, "refused and nothing in it was run", "safetensors"),
         ("photos", WEIGHTS, "photos has no weights.safetensors", "not a run's folder"),
         ("damaged", WEIGHTS, "SHA-256", "Copy the run"),
-        ("hf-hub:some/thing", WEIGHTS, "HF_HUB_OFFLINE is set", "--from path/to"),
+        ("hf-hub:some/thing", WEIGHTS, "HF_HUB_OFFLINE is set", "to score"),
     ],
 )
 def test_a_start_that_cannot_be_used_is_refused(

@@ -31,6 +31,8 @@ EvalTransform = Callable[[Pixels], Pixels]
 
 Policy = Literal["randaugment", "autoaugment", "three_augment", "none"]
 Crop = Literal["resized", "simple"]
+Interpolation = Literal["bicubic", "bilinear", "lanczos", "nearest"]
+CropMode = Literal["center", "squash", "border"]
 POLICIES = ("randaugment", "autoaugment", "three_augment", "none")
 CROPS = ("resized", "simple")
 
@@ -45,6 +47,13 @@ _SIMPLE_CROP_PADDING = 4
 _THIN = 8
 
 _MASK = (1 << 64) - 1
+
+_RESAMPLING: dict[str, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
 
 
 def sample_seed(seed: int, epoch: int, index: int, repetition: int) -> int:
@@ -112,29 +121,58 @@ def train_transform(
     )
 
 
-def eval_transform(*, resolution: int, crop_pct: float) -> EvalTransform:
-    """Build the evaluation view: antialiased bicubic resize, then the center R x R.
+def eval_transform(
+    *,
+    resolution: int,
+    crop_pct: float,
+    interpolation: Interpolation = "bicubic",
+    crop_mode: CropMode = "center",
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> EvalTransform:
+    """Build the evaluation view: antialiased resize, then the center R x R.
 
     Args:
         resolution: Side R of the result.
         crop_pct: R as a share of the resized shorter side, in (0, 1].
+        interpolation: "bicubic", or another that a network of timm's was measured with.
+        crop_mode: "center" resizes the shorter side; "squash" both sides to one length, whatever
+            the image's aspect ratio; "border" the longer side, with a border beside the shorter.
+        fill: Color of the border, 0..255.
 
     Returns:
         A function of pixels (H, W, 3) that gives (R, R, 3) uint8, as timm's transform does.
 
-    Source: timm/data/transforms_factory.py, transforms_imagenet_eval (crop mode "center").
+    Source: timm/data/transforms_factory.py, transforms_imagenet_eval.
     """
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct must lie in (0, 1], not {crop_pct}")
-    return CenterTransform(resolution=resolution, shorter=math.floor(resolution / crop_pct))
+    if interpolation not in _RESAMPLING:
+        raise ValueError(f"interpolation must be of {', '.join(_RESAMPLING)}: {interpolation!r}")
+    resampling, resized = _RESAMPLING[interpolation], math.floor(resolution / crop_pct)
+    if crop_mode == "squash":
+        return SquashTransform(resolution=resolution, side=resized, resampling=resampling)
+    if crop_mode == "border":
+        return BorderTransform(
+            resolution=resolution, longer=resized, resampling=resampling, fill=fill
+        )
+    if crop_mode != "center":
+        raise ValueError(f"crop_mode must be center, squash or border, not {crop_mode!r}")
+    return CenterTransform(resolution=resolution, shorter=resized, resampling=resampling)
 
 
 class CenterTransform:
     """Resizes the shorter side to `shorter` and crops the center R x R."""
 
-    def __init__(self, *, resolution: int, shorter: int) -> None:
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        shorter: int,
+        resampling: Image.Resampling = Image.Resampling.BICUBIC,
+    ) -> None:
         self.resolution = resolution
         self.shorter = shorter
+        self.resampling = resampling
 
     def __call__(self, image: Pixels) -> Pixels:
         height, width = image.shape[:2]
@@ -145,12 +183,60 @@ class CenterTransform:
         kept = (left, top, left + self.resolution, top + self.resolution)
         view = Image.fromarray(image)
         if max(resized) <= _THIN * self.shorter:
-            return np.asarray(view.resize(resized, Image.Resampling.BICUBIC).crop(kept))
+            return np.asarray(view.resize(resized, self.resampling).crop(kept))
         # A 1 x 5000 image would become 256 x 1,280,000: compute only what is kept.
         x, y = width / resized[0], height / resized[1]
         box = (kept[0] * x, kept[1] * y, kept[2] * x, kept[3] * y)
         size = (self.resolution, self.resolution)
-        return np.asarray(view.resize(size, Image.Resampling.BICUBIC, box))  # (R, R, 3)
+        return np.asarray(view.resize(size, self.resampling, box))  # (R, R, 3)
+
+
+class SquashTransform:
+    """Resizes to `side` x `side` whatever the aspect ratio, and crops the center R x R."""
+
+    def __init__(self, *, resolution: int, side: int, resampling: Image.Resampling) -> None:
+        self.resolution = resolution
+        self.side = side
+        self.resampling = resampling
+
+    def __call__(self, image: Pixels) -> Pixels:
+        margin = round((self.side - self.resolution) / 2)
+        far = margin + self.resolution
+        view = Image.fromarray(image).resize((self.side, self.side), self.resampling)
+        return np.asarray(view.crop((margin, margin, far, far)))  # (R, R, 3)
+
+
+class BorderTransform:
+    """Resizes the longer side to `longer`, and crops or fills to the center R x R."""
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        longer: int,
+        resampling: Image.Resampling,
+        fill: tuple[int, int, int],
+    ) -> None:
+        self.resolution = resolution
+        self.longer = longer
+        self.resampling = resampling
+        self.fill = fill
+
+    def __call__(self, image: Pixels) -> Pixels:
+        height, width = image.shape[:2]
+        ratio = max(height, width) / self.longer
+        resized = [max(round(side / ratio), 1) for side in (width, height)]
+        view = Image.fromarray(image).resize(resized, self.resampling)
+        canvas = Image.new("RGB", (self.resolution, self.resolution), self.fill)
+        # timm's rounding: a border's smaller half comes first, a crop's margin is round()
+        left, top = (
+            (self.resolution - side) // 2
+            if side < self.resolution
+            else -round((side - self.resolution) / 2)
+            for side in resized
+        )
+        canvas.paste(view, (left, top))
+        return np.asarray(canvas)  # (R, R, 3)
 
 
 class SeededTransform:

@@ -1,6 +1,8 @@
 """Fitting starts to networks: every tensor accounted for, positions against torch's own bicubic."""
 
 import json
+import sys
+import warnings
 from collections import Counter
 
 import pytest
@@ -9,7 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from deit_transfer.errors import CheckpointError
-from deit_transfer.models.checkpoint_adaptation import LoadReport, guess_variant, load_pretrained
+from deit_transfer.models.checkpoint_adaptation import (
+    LoadReport,
+    fitting_model,
+    guess_variant,
+    load_pretrained,
+)
 from deit_transfer.models.classifier import Classifier, build_classifier
 from deit_transfer.models.pos_embed import resize_grid, split_positions
 from deit_transfer.models.pretrained import PretrainedWeights
@@ -298,3 +305,131 @@ def test_the_report_reads_well_and_is_json() -> None:
     content = json.loads(json.dumps(report.to_dict()))
     assert content["coverage"] == report.coverage
     assert {item["key"] for item in content["items"]} == {item.key for item in report.items}
+
+
+class TestScoring:
+    """A network that is scored must have every tensor; see `complete`."""
+
+    def load(self, network: Classifier, state_dict: dict[str, torch.Tensor]) -> LoadReport:
+        start = PretrainedWeights(state_dict, "the file w.pth")
+        return load_pretrained(network, start, keep_head=True, complete=True)
+
+    @pytest.mark.parametrize(
+        ("name", "lost"),
+        [
+            ("deit_micro", "norm."),
+            ("deit_micro", "blocks.3.norm1."),
+            ("deit_micro", "cls_token"),
+            ("deit_micro_distilled", "head_dist."),
+        ],
+    )
+    def test_what_is_missing_is_listed_and_nothing_is_loaded(self, name: str, lost: str) -> None:
+        given = dict(start_from(build(name)).state_dict)
+        missing = [key for key in given if key.startswith(lost)]
+        network = build(name, seed=1)
+        before = network.backbone.norm.weight.clone()
+        with pytest.raises(CheckpointError, match="random parts is not scored") as caught:
+            self.load(network, {k: v for k, v in given.items() if k not in missing})
+        for key in missing:
+            assert f"\n  - {key}: not in the weights" in caught.value.message
+        assert torch.equal(network.backbone.norm.weight, before)
+
+    def test_plain_weights_are_not_scored_as_a_distilled_network(self) -> None:
+        given = dict(start_from(build()).state_dict)
+        with pytest.raises(CheckpointError) as caught:
+            self.load(build("deit_micro_distilled"), given)
+        for key in ("dist_token", "head_dist.weight", "pos_embed"):
+            assert f"- {key}: " in caught.value.message
+        assert "deit_micro=WEIGHTS" in caught.value.hint
+
+    def test_patches_of_another_shape_are_refused(self) -> None:
+        given = dict(start_from(build()).state_dict)
+        given["patch_embed.proj.weight"] = given["patch_embed.proj.weight"].sum(1, keepdim=True)
+        with pytest.raises(CheckpointError, match=r"patch_embed.proj.weight: \(96, 1, 4, 4\)"):
+            self.load(build(), given)
+
+    def test_layer_scale_without_a_place_is_refused(self) -> None:
+        given = dict(start_from(build()).state_dict)
+        given["blocks.0.ls1.gamma"] = torch.full((96,), 0.1)
+        with pytest.raises(CheckpointError, match=r"blocks.0.ls1.gamma: in the weights, not in"):
+            self.load(build(), given)
+
+    def test_what_is_dropped_is_a_note(self) -> None:
+        given = dict(start_from(build("deit_micro_distilled")).state_dict)
+        report = self.load(build(), given)
+        assert report.scoring_notes == [
+            line for line in report.summary if line.startswith("dropped:")
+        ]
+        assert "head_dist.weight" in report.scoring_notes[0]
+        whole = self.load(build(), dict(start_from(build()).state_dict))
+        assert whole.scoring_notes == []
+
+    def test_the_file_says_which_weights_were_taken(self) -> None:
+        start = start_from(build())
+        noted = PretrainedWeights(start.state_dict, "w.pth", notes=("taken: model; not the EMA",))
+        report = load_pretrained(build(), noted, keep_head=True, complete=True)
+        assert report.scoring_notes == ["taken: model; not the EMA"]
+        assert report.summary[-1] == "taken: model; not the EMA"
+
+
+class TestPositionsOfOtherNetworks:
+    @pytest.mark.parametrize(
+        ("name", "resolution", "key"),
+        [
+            ("eva02_tiny_patch14_224", 140, "pos_embed"),
+            ("swin_tiny_patch4_window7_224", 192, "relative_position_bias_table"),
+        ],
+    )
+    def test_they_are_resized_as_timm_does(self, name: str, resolution: int, key: str) -> None:
+        start = start_from(build(name))
+        for value in start.state_dict.values():
+            if value.is_floating_point():
+                torch.nn.init.normal_(value)
+        network = build(name, resolution=resolution, seed=1)
+        fit = sys.modules[type(network.backbone).__module__].checkpoint_filter_fn
+        with warnings.catch_warnings(action="ignore"):  # of torch, in timm's resizing
+            theirs = fit(dict(start.state_dict), network.backbone)
+        report = load_pretrained(network, start, keep_head=True, complete=True)
+        assert "initialized" not in actions(report).values()
+        resized = [one for one in theirs if theirs[one].shape != start.state_dict[one].shape]
+        assert resized
+        for one in resized:
+            assert one.endswith(key)
+            assert torch.equal(network.backbone.state_dict()[one], theirs[one])
+            assert actions(report)[one] == "interpolated"
+            assert "by timm" in details(report)[one]
+
+    def test_where_nobody_can_resize_them_they_are_refused(self) -> None:
+        start = start_from(build("cait_xxs24_224"))
+        with pytest.raises(CheckpointError, match=r"pos_embed: .* in the weights") as caught:
+            load_pretrained(build("cait_xxs24_224", resolution=160), start)
+        assert "resolution" in caught.value.hint
+
+
+class TestFittingModel:
+    def test_the_positions_decide_between_resolutions(self) -> None:
+        sizes = {"deit_base_patch16_224": 197, "deit_base_distilled_patch16_384": 578}
+        for name, positions in sizes.items():
+            state_dict = {
+                "patch_embed.proj.weight": torch.empty(768, 3, 16, 16),
+                "pos_embed": torch.empty(1, positions, 768),
+                **{f"blocks.{place}.x": torch.empty(0) for place in range(12)},
+            }
+            if "distilled" in name:
+                state_dict["dist_token"] = torch.empty(0)
+            assert guess_variant(state_dict) == name
+
+    def test_the_folder_s_word_comes_first(self) -> None:
+        given = start_from(build())
+        assert fitting_model(given) == "deit_micro"
+        named = PretrainedWeights(given.state_dict, "a folder", model_name="resnet18")
+        assert fitting_model(named) == "resnet18"
+        with pytest.raises(CheckpointError, match="shapes are of no DeiT") as caught:
+            fitting_model(PretrainedWeights({"a": torch.ones(1)}, "the file w.pth"))
+        assert "--model MODEL" in caught.value.hint
+
+
+def test_the_program_is_named_whose_layout_is_not_read() -> None:
+    foreign = {"backbone.layers.0.ln1.weight": torch.ones(4), "x": torch.ones(4)}
+    with pytest.raises(CheckpointError, match="its names are mmpretrain's"):
+        load_pretrained(build(), PretrainedWeights(foreign, "w.pth"))

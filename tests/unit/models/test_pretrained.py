@@ -196,7 +196,7 @@ class TestMaliciousPickles:
                 assert touched.exists()
 
     @pytest.mark.parametrize(
-        ("value", "name"), [(torch.nn.Linear(1, 1), "Linear"), (np.float64(1), "scalar")]
+        ("value", "name"), [(torch.nn.Linear(1, 1), "Linear"), (np.ones(1), "reconstruct")]
     )
     def test_what_the_pickle_asks_for_is_named(
         self, tmp_path: Path, value: object, name: str

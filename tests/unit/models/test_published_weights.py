@@ -124,7 +124,7 @@ def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(huggingface_hub, "get_session", Hanging)
     monkeypatch.setattr(published_weights, "PROBE_SECONDS", -0.9)
     began = time.monotonic()
-    with pytest.raises(CheckpointError, match="did not answer"):
+    with pytest.raises(CheckpointError, match="did not respond"):
         read_pretrained("imagenet", model_name=MODEL)
     assert time.monotonic() - began < 2
 

@@ -343,3 +343,34 @@ def test_eval_view_of_a_very_thin_image_takes_little_memory():
 def test_eval_view_refuses_an_impossible_crop(crop_pct):
     with pytest.raises(ValueError, match="crop_pct"):
         eval_transform(resolution=32, crop_pct=crop_pct)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "nearest"])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
+@pytest.mark.parametrize("shape", [(97, 80), (50, 113), (64, 64)])
+def test_eval_view_in_the_other_modes_equals_timms(shape, crop_pct, crop_mode, interpolation):
+    image = photo(*shape)
+    theirs = create_transform(
+        64,
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        mean=MEAN,
+        use_prefetcher=True,
+    )
+    expected = theirs(Image.fromarray(image)).permute(1, 2, 0).numpy()
+    ours = eval_transform(
+        resolution=64,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        crop_mode=crop_mode,
+        fill=tuple(round(255 * value) for value in MEAN),
+    )(image)
+    assert (ours == expected).all()
+
+
+@pytest.mark.parametrize("wrong", [{"interpolation": "cubic"}, {"crop_mode": "corner"}])
+def test_eval_view_refuses_an_unknown_mode(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        eval_transform(resolution=32, crop_pct=1.0, **wrong)
