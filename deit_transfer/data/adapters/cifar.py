@@ -1,16 +1,11 @@
 """CIFAR-10 and CIFAR-100 as their authors publish them: a folder of pickled batches.
 
-The pickles are read by an unpickler that knows arrays and nothing else, so that a file from an
-untrusted mirror cannot run code. Class names, counts and shapes are checked before use.
+A pickle from an untrusted mirror can be refused and nothing more: see `array_pickle`. Class names, counts and shapes are checked before use.
 """
 
-import io
 import os
-import pickle
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +19,7 @@ from deit_transfer.data.dataset import (
     Split,
 )
 from deit_transfer.data.fetch.download import RemoteFile, checksum, extract_tar, fetch
+from deit_transfer.data.readers.array_pickle import read_pickle
 from deit_transfer.errors import DataError
 
 _SIDE = 32
@@ -198,12 +194,12 @@ class CifarAdapter:
         batch = read_pickle(path)
         if self.labels_key not in batch or "data" not in batch:
             raise ValueError(f"no {self.labels_key!r} and 'data' in it, only {sorted(batch)}")
-        data, labels = batch["data"], np.asarray(batch[self.labels_key])
+        data, labels = batch["data"], _numbers(batch[self.labels_key])
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8:
             raise ValueError("its 'data' is no array of bytes")
         if data.ndim != 2 or data.shape[1] != 3 * _SIDE * _SIDE:
             raise ValueError(f"its 'data' has shape {data.shape}, expected (N, 3072)")
-        if labels.shape != (len(data),) or labels.dtype.kind not in "iu":
+        if labels.shape != (len(data),):
             raise ValueError(f"{labels.size} labels for {len(data)} images")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.class_names):
             raise ValueError(f"labels outside 0..{len(self.class_names) - 1}")
@@ -214,7 +210,7 @@ class CifarAdapter:
             found = read_pickle(root / self.meta_file).get(self.names_key)
         except ValueError as error:
             return [f"{self.meta_file}: {error}"]
-        if list(found or ()) == list(self.class_names):
+        if isinstance(found, list) and found == list(self.class_names):
             return []
         return [f"{self.meta_file}: its {self.names_key!r} are not those of {self.info.title}"]
 
@@ -251,62 +247,16 @@ class CifarAdapter:
         )
 
 
-def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a pickled dictionary of plain values and arrays.
-
-    Raises:
-        ValueError: It is damaged, no dictionary, or names anything but arrays; such a name is
-            never looked up, so nothing of the file is run.
-    """
-    try:
-        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except _RefusedError as error:
-        raise ValueError(str(error)) from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        # A damaged pickle raises nearly anything from within the unpickler.
-        raise ValueError(f"damaged or no pickle ({error or type(error).__name__})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"holds a {type(content).__name__}, expected a dictionary")
-    return {
-        key.decode("latin1") if isinstance(key, bytes) else key: content[key] for key in content
-    }
-
-
-class _RefusedError(Exception):
-    """A pickle asks for something that is no array."""
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that knows the functions which rebuild NumPy arrays, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known: dict[tuple[str, str], Callable[..., Any]] = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): _encode_latin1,
-        }
-        for core in ("numpy.core", "numpy._core"):  # the name before and after NumPy 2
-            known[f"{core}.multiarray", "_reconstruct"] = _reconstruct
-            known[f"{core}.numeric", "_frombuffer"] = _from_buffer
-        if (module, name) not in known:
-            raise _RefusedError(f"refused: it asks for {module}.{name}, which no dataset needs")
-        return known[module, name]
-
-
-def _reconstruct(kind: type, shape: tuple[int, ...], code: str | bytes) -> NDArray[Any]:
-    return np.ndarray.__new__(np.ndarray, (0,), np.uint8)  # pickle fills in shape and bytes
-
-
-def _from_buffer(
-    buffer: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
-) -> NDArray[Any]:
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
-
-
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode("latin1")  # how Python 3 writes bytes into old pickle protocols
+def _numbers(values: object) -> NDArray[np.int64]:
+    """Return labels (N,) from a list of integers or an array of them."""
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    if isinstance(values, list) and all(type(value) is int for value in values):
+        try:
+            return np.array(values, np.int64)
+        except OverflowError:
+            raise ValueError("a label is larger than 64 bits hold") from None
+    raise ValueError("its labels are not a list of integers")
 
 
 CIFAR10 = CifarAdapter(
