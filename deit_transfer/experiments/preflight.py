@@ -97,7 +97,7 @@ def with_validation(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[Recip
             hint="Leave data.select out; the winner's test accuracy is shown apart",
         )
     changed: dict[str, Any] = {}
-    if recipe.data.select != "val":
+    if recipe.data.select in ("test", "auto"):
         changed["select"] = "val"
     if recipe.data.val_fraction == 0 and "data.val_fraction" not in overrides:
         changed["val_fraction"] = HELD_OUT

@@ -102,7 +102,7 @@ EPOCH_COLUMNS = (
     EpochColumn("lr", 7, _lr),
     EpochColumn("val", 6, _percent("val_top1")),
     EpochColumn("class", 6, _percent("class", within="heads")),
-    EpochColumn("distill", 6, _percent("distill", within="heads")),
+    EpochColumn("distill", 7, _percent("distill", within="heads")),
     EpochColumn("agree", 6, _percent("teacher_agreement")),
     EpochColumn("EMA", 6, _percent("ema_top1")),
     EpochColumn("img/s", 5, lambda record: compact(record.get("images_per_second"))),

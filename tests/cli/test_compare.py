@@ -79,7 +79,7 @@ def test_imagenets_weights_know_imagenets_classes(workplace: Path, tmp_path: Pat
     synsets = {"cat": "n01440764", "dog": "n01443537", "owl": "n01484850"}
     fish = photos_called(synsets, workplace=workplace, place=tmp_path / "fish")
     (note,) = label_overlap_notes("imagenet", imagenet, fish)
-    assert "the published weights, was trained on ImageNet, whose classes these are" in note
+    assert "the published weights was trained on ImageNet, whose classes these are" in note
     assert label_overlap_notes("none", rows, fish) == []
     ten = PretrainedWeights({"head.weight": torch.ones(10, 4)}, "the file ten.pth")
     assert label_overlap_notes("ten.pth", ten, fish) == []

@@ -106,7 +106,7 @@ def test_other_images_with_other_class_numbers(workplace: Path, distilled: Ended
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("runs/first", "deit_tiny_patch16_224"), 2, "Name the images to ask it about: --on"),
+        (("runs/first", "deit_tiny_patch16_224"), 2, "Name the images to score it on: --on"),
         (("runs/first", "runs/../runs/first"), 2, "is listed 2 times"),
         (("photos", "runs/first"), 3, "is not a run folder"),
         (("runs/first", "runs/pupil", "--on=odd"), 3, "such as lynx"),

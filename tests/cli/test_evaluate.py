@@ -248,7 +248,7 @@ def test_the_screen_is_short_and_grows_by_options(noisy: Path) -> None:
     assert len(short.splitlines()) < 30
     options = ("--heads=class,joint", "--per-class", "--resolutions=24", "--tta=flip")
     long = shown(noisy, RUN, *options)
-    for title in ("Heads", "Resolutions", "Classes, the worst first", "Taken for another class"):
+    for title in ("Heads", "Resolutions", "Classes, the worst first", "Most frequent confusions"):
         assert title in long
         assert title not in short
 

@@ -114,7 +114,7 @@ def test_a_csv_file_replaces_only_its_like(mixed: Path, finished: Ended) -> None
 def test_the_pace_is_of_the_images_that_were_answered(mixed: Path, finished: Ended) -> None:
     some = run_program("predict", RUN, "mixed", folder=mixed)
     assert "3 images in" in some.out
-    assert "The others are answered" in some.said
+    assert "The others are classified" in some.said
     assert told_anyway(mixed, "mixed")["num_answered"] == 3
     none = run_program("predict", RUN, "mixed/page.jpg", folder=mixed)
     assert none.code == DATA

@@ -37,7 +37,8 @@ def test_the_object_has_both_probes_and_the_data_of_fine_tuning(
     assert told["seconds"] > 0
     assert told["top1_ci95"][0] <= told["top1"] <= told["top1_ci95"][1]
     settings = load_recipe(
-        "finetune/folder", overrides={"data.dataset": str(workplace / "photos")}
+        "finetune/folder",
+        overrides={"data.dataset": str(workplace / "photos"), "data.select": "val"},
     ).data
     splits = load_splits(settings)
     assert told["counts"] == splits.counts

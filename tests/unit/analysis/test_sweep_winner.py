@@ -53,7 +53,7 @@ def test_trials_that_chance_could_have_put_first_are_counted() -> None:
     assert rivals(rows, winner, num_images=500_000) == []
     flattered, close = search_labels(rows, winner, num_images=500)
     assert "best of 3" in flattered
-    assert "1 of the 2 other finished trials cannot be told from the winner" in close
+    assert "1 of the 2 other finished trials cannot be distinguished from the winner" in close
     _, alone = search_labels(rows[:2], winner, num_images=1)
     assert alone.startswith(
         "the other finished trial cannot be distinguished from the winner on 1 "

@@ -52,7 +52,7 @@ def test_a_run_has_a_figure_where_it_was_trained_as_the_papers_was() -> None:
         "is_run": True,
         "mode": "pretrain",
         "trained_on": "imagenet",
-        "pretrained": "none",
+        "start": "none",
     }
     assert beside("imagenet-v2", TINY, **pretrained)["paper_top1"] == 60.4
     assert beside("imagenet-v2", TINY, **(pretrained | {"mode": "finetune"})) == {}

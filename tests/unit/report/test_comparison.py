@@ -170,7 +170,7 @@ def test_a_measure_that_a_run_lacks_has_no_mean():
         ((), "at least one run"),
         ((arm_of("scratch", []),), "at least one run"),
         ((arm_of("a", [100]), arm_of("a", [100])), "different names"),
-        ((arm_of("a", [100, 101], seeds=[1, 1]),), "each seed"),
+        ((arm_of("a", [100, 101], seeds=[1, 1]),), "a seed"),
         ((arm_of("a", [100], seeds=[0]), arm_of("b", [100], seeds=[1])), "no seed in common"),
     ],
 )

@@ -462,7 +462,7 @@ def test_noise_is_not_called_a_gain():
 
 def test_one_seed_is_not_called_sure():
     text = verdict(comparison(seeds=1))
-    assert "another seed may give another answer" in text
+    assert "another seed may give another result" in text
 
 
 def test_the_check_names_problems_and_counts_them():

