@@ -83,8 +83,8 @@ def load_splits(settings: schema.Data, *, progress: Progress | None = None) -> D
     if settings.select == "auto" and val is None and 0 < round(share * len(train)) < fewest:
         share = 0.0
         note = (
-            f"{len(train):,} labeled images are too few to hold some back and choose an epoch on "
-            "them: all are trained on, and the last epoch is kept"
+            f"{len(train):,} labeled images are too few to choose an epoch on some of them: "
+            "fine-tuning uses all, and keeps the last epoch"
         )
         dataset = replace(dataset, notes=[*dataset.notes, note])
     if val is None and share > 0:

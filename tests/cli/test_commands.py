@@ -197,10 +197,10 @@ def test_a_dataset_that_is_not_there_is_said_before_the_start(workplace: Path) -
 
 
 def test_a_start_that_is_not_there_has_one_hint(workplace: Path) -> None:
-    start = ("photos", *QUICK, "--from=nothere.safetensors")
-    said = [
-        run_program(*c, *start, folder=workplace) for c in (("finetune",), ("plan", "finetune"))
-    ]
+    empty = workplace / "empty"  # no weights file lies in it
+    empty.mkdir()
+    start = ("../photos", *QUICK, "--from=nothere.safetensors")
+    said = [run_program(*c, *start, folder=empty) for c in (("finetune",), ("plan", "finetune"))]
     assert said[0].code == said[1].code == 4
     assert said[0].said == said[1].said
     assert "Give the path of one, of a run's folder, or imagenet" in said[0].said

@@ -54,7 +54,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("scratch photos --recipe nope", 2, "there is no recipe 'nope'"),
         ("predict photos/x.jpg photos", 3, "there is no run in photos/x.jpg"),
         ("predict photos photos", 3, "photos is not a run folder"),
-        ("predict tiny.safetensors photos", 2, "deit_tiny_patch16_224=tiny.safetensors"),
         ("predict deit_micro nope.jpg", 3, "there is no nope.jpg"),
         ("disagree runs/a runs/b", 3, "there is no run in runs/a"),
         ("runs compare a b", 3, "there is no run in a"),

@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 as their authors publish them: a folder of pickled batches.
 
-A pickle from an untrusted mirror can be refused and nothing more: see `array_pickle`. Class names, counts and shapes are checked before use.
+A pickle from an untrusted mirror can be refused and nothing more: see `array_pickle`. Class names,
+counts and shapes are checked before use.
 """
 
 import os

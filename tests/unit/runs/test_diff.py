@@ -111,7 +111,7 @@ def test_runs_with_other_classes_or_no_end_are_refused(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", FOLDER, settings=PHOTOS, answers=answers)
     names = ("cat", "dog", "fox")
     b = write_run(tmp_path / "b", FOLDER, settings=PHOTOS, answers=answers, class_names=names)
-    with pytest.raises(DataError, match="other classes"):
+    with pytest.raises(DataError, match="different classes"):
         compare_runs(a, b)
     (b / "result.json").unlink()
     with pytest.raises(CheckpointError, match="has not finished"):
