@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CPU ?=
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test check format lint types layers recipe-page
+.PHONY: setup demo test test-both check format lint types layers recipe-page
 
 setup: $(READY)
 
@@ -31,7 +31,12 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-check: format lint types layers test
+# Twice: with a processor that computes in bf16 and with one that does not, whatever this one is.
+test-both: $(READY)
+	DEIT_TRANSFER_CPUINFO=$(CURDIR)/tests/cpuinfo/without-bf16 $(BIN)/python -m pytest -n 2 --dist loadfile
+	DEIT_TRANSFER_CPUINFO=$(CURDIR)/tests/cpuinfo/with-bf16 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: format lint types layers test-both
 
 format: $(READY)
 	$(BIN)/ruff format --check .

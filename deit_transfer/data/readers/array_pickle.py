@@ -187,7 +187,7 @@ for _core in ("numpy.core", "numpy._core"):  # the name before and after NumPy 2
 
 # The unpickler written in Python: the one in C takes memory for a memo as large as a file
 # says, which may be 16 GB for a file of ten bytes.
-class _ArraysOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _ArraysOnly(pickle._Unpickler):
     """An unpickler that knows the functions which rebuild NumPy arrays, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
