@@ -4,6 +4,7 @@ It never repairs: a truncated or foreign file raises, it is not shown half gray.
 resizes, and no global setting of Pillow is read into or changed.
 """
 
+import errno
 import functools
 import io
 import warnings
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deit_transfer.data.dataset import ImageSet
-from deit_transfer.errors import ImageError
+from deit_transfer.errors import ImageError, ResourceError
 
 # Twice Pillow's own MAX_IMAGE_PIXELS, the size from which Pillow refuses to open an image as a
 # decompression bomb; above the 108 MP of today's phones, about 0.5 GB of pixels.
@@ -33,6 +34,8 @@ _JPEG = ("JPEG", "MPO")
 _JPEG_START = b"\xff\xd8\xff"
 
 JpegDecoder = Callable[[bytes], NDArray[np.uint8]]
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -78,11 +81,17 @@ def read_rgb(images: ImageSet, index: int, *, max_pixels: int = MAX_PIXELS) -> N
 
     Raises:
         ImageError: The file is gone or cannot be decoded; the message names its path.
+        ResourceError: This process has no files or memory left to open it with.
     """
     try:
         data = images.read(index)
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in _EXHAUSTED:  # says nothing about the image
+            raise ResourceError(
+                f"cannot read {images.where(index)}: {reason}",
+                hint="Try fewer --workers, or a higher limit of open files (ulimit -n)",
+            ) from error
         raise ImageError(f"cannot read {images.where(index)}: {reason}", hint=_HINT) from error
     if isinstance(data, np.ndarray):
         return data

@@ -19,7 +19,7 @@ from deit_transfer.data.pipeline.image_ops import Pixels
 from deit_transfer.data.pipeline.samplers import MicroBatchKeys, StepPlan
 from deit_transfer.data.pipeline.transforms import EvalTransform, TrainTransform, sample_seed
 from deit_transfer.data.pipeline.workers import BadImage, Stack, WorkerBatch, WorkerBatches
-from deit_transfer.errors import DataError, ImageError
+from deit_transfer.errors import DataError, ImageError, ResourceError
 
 # A guess: so many unreadable images drawn one after the other are no accident.
 _MAX_REPLACEMENTS = 16
@@ -79,7 +79,9 @@ def train_batches(
 class TrainBatches:
     """Yields a run's `LoadedStep`s; `replaced` lists the unreadable images so far.
 
-    A second iteration starts at `start_step` again.
+    A second iteration starts at `start_step` again. `notes` lists what the loader processes had to
+    do differently, in sentences for the user. `while_waiting`, where it is set, is called about
+    once a second while a batch is awaited from them; it may raise to stop.
     """
 
     def __init__(
@@ -94,6 +96,8 @@ class TrainBatches:
         self.plan = plan
         self.start_step = start_step
         self.replaced: list[BadImage] = []
+        self.notes: list[str] = []
+        self.while_waiting: Callable[[], None] | None = None
         self._samples = samples
         self._workers = workers
         self._pin_memory = pin_memory
@@ -120,6 +124,7 @@ class TrainBatches:
         deliveries = WorkerBatches(
             self._samples, keys, workers=self._workers, pin_memory=self._pin_memory
         )
+        self.notes, deliveries.while_waiting = deliveries.notes, self.while_waiting
         for step in self.plan.steps(self.start_step):
             micro_batches = []
             for _ in step.micro_batches:
@@ -155,7 +160,7 @@ class TrainSamples(Dataset[WorkerBatch]):
         for index, repetition in keys.samples.tolist():
             try:
                 pixels, used = self._read(index, keys.epoch, repetition, bad)
-            except DataError as error:
+            except (DataError, ResourceError) as error:
                 return WorkerBatch(None, bad, error)
             # What was used is what the batch names, so that its name still tells the view.
             stack.add(transform(pixels, sample_seed(self.seed, keys.epoch, used, repetition)))
@@ -239,6 +244,8 @@ def eval_batches(
 class EvalBatches:
     """Yields a split's batches, once per iteration; `bad` lists the unreadable images.
 
+    `notes` and `while_waiting` are as in `TrainBatches`.
+
     Raises:
         DataError: While iterating, at the first batch with such images, unless they are allowed.
     """
@@ -253,6 +260,8 @@ class EvalBatches:
         pin_memory: bool,
     ) -> None:
         self.bad: list[BadImage] = []
+        self.notes: list[str] = []
+        self.while_waiting: Callable[[], None] | None = None
         self._samples = samples
         self._keys = keys
         self._workers = workers
@@ -270,9 +279,11 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         self.bad.clear()
         workers = min(self._workers, len(self._keys))
-        for delivery in WorkerBatches(
+        deliveries = WorkerBatches(
             self._samples, self._keys, workers=workers, pin_memory=self._pin_memory
-        ):
+        )
+        self.notes, deliveries.while_waiting = deliveries.notes, self.while_waiting
+        for delivery in deliveries:
             assert delivery.batch is not None
             self.bad.extend(delivery.bad)
             if self.bad and not self._allow_bad:
@@ -297,6 +308,8 @@ class EvalSamples(Dataset[WorkerBatch]):
             except ImageError as error:
                 bad.append(BadImage(index, self.images.ids[index], error.message))
                 stack.add(self.transform(np.zeros((1, 1, 3), np.uint8)))
+            except ResourceError as error:
+                return WorkerBatch(None, bad, error)
         batch = Batch(
             images=stack.images,
             labels=torch.from_numpy(self.images.labels[indices]),
