@@ -135,6 +135,7 @@ def _train(
         world=world,
         progress=trainer.check_stop,
     )
+    batches.while_waiting = trainer.stop_while_waiting
     for report in train_steps(
         state,
         islice(batches, durations.total_steps - counters.steps_done),
@@ -144,7 +145,7 @@ def _train(
         on_nonfinite=trainer.record_nonfinite,
         restore=trainer.restore,
     ):
-        trainer.after_step(report, replaced=batches.replaced)
+        trainer.after_step(report, replaced=batches.replaced, notes=batches.notes)
 
     # The result
     return finish(trainer, teacher_top1=teacher.top1 if teacher is not None else None)

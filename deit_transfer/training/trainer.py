@@ -46,6 +46,7 @@ class Trainer:
     _saved_at: float = field(default_factory=time.monotonic)
     _counted_at: float = field(default_factory=time.monotonic)
     _num_replaced: int = 0
+    _num_notes: int = 0
     _scoring: dict[int, EvalBatches] = field(default_factory=dict)
 
     @property
@@ -100,12 +101,21 @@ class Trainer:
         self.state.scaler.load_state_dict(saved.state["scaler"])
         return saved.state
 
-    def after_step(self, report: StepReport, *, replaced: list[BadImage]) -> None:
-        """Count a step, show it, and score, save or stop where it is time to."""
+    def after_step(self, report: StepReport, *, replaced: list[BadImage], notes: list[str]) -> None:
+        """Count a step, show it, and score, save or stop where it is time to.
+
+        Args:
+            report: Of the step.
+            replaced: The unreadable training images of the run so far.
+            notes: What the loader had to do differently so far.
+        """
         self._tell_memory(report)
         self.counters.add(report)
         self.callbacks.step(report, self.setup.durations.total_steps)
         self._tell_replaced(replaced)
+        for note in notes[self._num_notes :]:
+            self._say(note)
+        self._num_notes = len(notes)
         stopping = self.stop.requested(self.setup.world)
         if self._at_epoch_end():
             # before the scoring, and not again after it: a resumed run scores the epoch anew
@@ -150,6 +160,8 @@ class Trainer:
                 self.setup.world,
                 progress=self.check_stop,
             )
+            if self.setup.world.size == 1:
+                batches.while_waiting = self.stop.check
             self._scoring[id(images)] = batches
         return predict_split(
             model,
@@ -160,6 +172,16 @@ class Trainer:
             world=self.setup.world,
             stop=self.stop,
         )
+
+    def stop_while_waiting(self) -> None:
+        """Save and stop, if a signal arrived while a batch of training images is awaited.
+
+        Several processes stop together, after a step: see `after_step`.
+        """
+        if self.setup.world.size == 1 and self.stop.requested():
+            if not self._at_epoch_end():  # else it is saved, with what the epoch counted
+                self._save()
+            self.stop.check()
 
     def check_stop(self, done: int, total: int) -> None:
         """Stop while images are decoded beforehand; nothing is lost, as nothing was computed."""

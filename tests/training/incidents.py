@@ -2,6 +2,7 @@
 
 import math
 import resource
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +60,23 @@ class OutOfMemory:
             return forward(self_, images)
 
         Classifier.forward = limited
+
+
+@dataclass(frozen=True)
+class StuckLoader:
+    """Let the images of one step of the second epoch never come, as on a dead network disk."""
+
+    def __call__(self) -> None:
+        from deit_transfer.data.pipeline.loader import TrainSamples
+
+        load = TrainSamples.__getitem__
+
+        def stuck(self_: Any, keys: Any) -> Any:
+            if keys.epoch == 1:
+                time.sleep(600)
+            return load(self_, keys)
+
+        TrainSamples.__getitem__ = stuck
 
 
 def nothing_to_decide() -> None:

@@ -15,6 +15,7 @@ from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 from typing import Any
 
 import pytest
+from incidents import StuckLoader
 from photos import write_photos
 from program import QUICK, Prepare, run_program, start_program
 from traps import Strike
@@ -232,6 +233,19 @@ def test_a_signal_from_another_process_stops_a_long_run(place: Path) -> None:
     running.wait_for((place / "runs" / "long" / "metrics.jsonl").exists)
     running.send(SIGTERM)
     assert running.end(seconds=30).code == 75
+
+
+def test_a_run_that_waits_for_images_in_vain_can_be_stopped_and_resumed(place: Path) -> None:
+    running = start_program(
+        *COMMAND, "--name=stuck", "--workers=2", folder=place, prepare=(StuckLoader(),)
+    )
+    running.wait_for((place / "runs" / "stuck" / "metrics.jsonl").exists)
+    time.sleep(1)  # it waits for the first images of the second epoch
+    running.send(SIGTERM)
+    assert running.end(seconds=60).code == 75
+    ended = run_to_end(place, "stuck")
+    assert ended.code == 0, ended.err
+    assert traces(place / "runs" / "stuck") == traces(place / "runs" / "whole")
 
 
 @pytest.mark.slow

@@ -343,7 +343,7 @@ class _Parcel(NamedTuple):
 _no_shared_memory = ""  # why this worker does not use it any more
 
 
-def _pack(delivery: WorkerBatch) -> _Parcel:
+def _pack(delivery: Any) -> _Parcel:
     batch = delivery.batch
     if batch is None:
         none = np.zeros(0, np.int64)
