@@ -152,7 +152,7 @@ def _forward_backward(
         if state.teacher:
             with torch.no_grad():
                 teacher_logits = state.teacher(images, batch)  # (b, K)
-        heads: HeadLogits = state.model(images)  # (b, K) each
+        heads = _forward(state.model, images)  # (b, K) each
     loss = state.objective(heads, targets, teacher_logits) * weight
     state.scaler.scale(loss).backward()
     if teacher_logits is not None:
@@ -162,6 +162,27 @@ def _forward_backward(
             student_decisions = late_fusion(heads).argmax(dim=-1)  # (b,)
         sums.teacher_followed.append((decisions == student_decisions).sum())
     return loss.detach()
+
+
+def _forward(model: nn.Module, images: Tensor) -> HeadLogits:
+    """Run the model; a batch norm that one image gives one value uses its running statistics."""
+    if len(images) > 1:
+        return model(images)
+    statistics = [s.clone() for s in batch_norm_statistics(model)]
+    try:
+        return model(images)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+    _restore_statistics(model, statistics)
+    norms = [m for m in model.modules() if m.training and "running_mean" in m._buffers]
+    for norm in norms:
+        norm.eval()
+    try:
+        return model(images)
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _clipped_norm(parameters: list[nn.Parameter], clip_grad_norm: float | None) -> Tensor:

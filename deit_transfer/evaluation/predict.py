@@ -1,6 +1,7 @@
 """Classify image files that belong to no dataset."""
 
 import functools
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -98,23 +99,25 @@ def find_images(paths: Sequence[Path]) -> tuple[ImageSet, list[str]]:
     Raises:
         DataError: A path does not exist, or there is no image.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}  # by what a path leads to, so that no image is classified twice
     skipped: Counter[str] = Counter()
     for path in paths:
         if path.is_dir():
-            inside = list_images(path, skipped, root=path.parent)
-            found |= dict.fromkeys(path / name for name in inside)
+            inside = [path / name for name in list_images(path, skipped)]
         elif path.is_file():
-            found[path] = None
+            inside = [path]
         else:
             raise DataError(f"there is no {path}", hint="Give image files, or folders of images")
+        for image in inside:
+            found.setdefault(os.path.realpath(image), image)
     if not found:
         raise DataError(
-            f"there is no image in {', '.join(map(str, paths))}",
+            f"there is no image in {', '.join(map(str, paths))}"
+            + "".join(f"; {count} {what}" for what, count in sorted(skipped.items())),
             hint="Give image files, or folders that hold some",
         )
     counted = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
-    files = [str(path) for path in found]
+    files = [str(path) for path in found.values()]
     images = ImageSet.from_files(Path(), files, np.zeros(len(files), np.int64), apply_exif=True)
     return images, [f"skipped files: {counted}"] if counted else []
 

@@ -277,3 +277,31 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
         assert "cannot list" in faults(tmp_path)
     finally:
         (tmp_path / "cat").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("seg_train", "seg_test"),
+        ("training_set", "test_set"),
+        ("train_images", "test_images"),
+        ("Training", "Testing"),
+    ],
+)
+def test_splits_in_all_but_name_are_splits(tmp_path, train, test):
+    tree(tmp_path / train, cat=4, dog=4)
+    tree(tmp_path / test, cat=2, dog=2)
+    dataset = load(tmp_path)
+    assert dataset.info.counts == {"train": 8, "test": 4}
+    assert dataset.class_names == ("cat", "dog")
+
+
+def test_a_split_beside_class_folders_is_refused(tmp_path):
+    tree(tmp_path, cat=4, dog=4)
+    tree(tmp_path / "test", cat=2, dog=2)
+    assert "test/ lies beside class folders" in faults(tmp_path)
+
+
+def test_a_class_whose_name_has_a_split_in_it_is_a_class(tmp_path):
+    tree(tmp_path, train_station=4, bus_stop=4)
+    assert load(tmp_path).class_names == ("bus_stop", "train_station")

@@ -426,6 +426,29 @@ def test_batch_norm_forgets_a_skipped_step() -> None:
     assert int(setup.model.norm.num_batches_tracked) == 8
 
 
+class PooledNet(torch.nn.Module):
+    """A batch norm over one value per image and channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+        self.head = torch.nn.Linear(3, K)
+
+    def forward(self, images: Tensor) -> HeadLogits:
+        return HeadLogits(self.head(self.norm(images.mean(dim=(2, 3)))), None)
+
+
+def test_a_last_batch_of_one_image_goes_through_batch_norm() -> None:
+    """Seven images in passes of two: the last goes alone, by the running statistics."""
+    setup = Setup.make(model=PooledNet(), ema=False)
+    values = {"objective": make_objective(kind="none"), "teacher": None}
+    (report,) = setup.train(toy_steps(steps=1), **plain(**values))
+    assert report.images == 7
+    assert math.isfinite(report.loss)
+    assert int(setup.model.norm.num_batches_tracked) == 3
+    assert setup.model.norm.training
+
+
 class CountingScaler(torch.amp.GradScaler):
     """A scaler at work on the CPU, which reports an overflow when it is told to."""
 

@@ -3,9 +3,10 @@
 The class of an image is the name of the top folder it lies in. Folders are never written to.
 """
 
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -111,17 +112,45 @@ def _survey(root: Path, *, for_evaluation: bool) -> Survey:
     """Recognize the layout and list every class folder of every split."""
     survey = Survey(root)
     top = list_folder(root, survey.skipped)
-    named = {name: SPLIT_NAMES[name.lower()] for name in top.folders if _is_split(name)}
+    named = _named_splits(top.folders)
     if not top.folders:
         survey.faults.append(_flat_fault(root, "", len(top.images)))
     elif _has_splits(root, top.folders, named):
         _survey_splits(survey, named, for_evaluation=for_evaluation)
         _note_unused(survey, [name for name in top.folders if name not in named], "folder")
     else:
+        _refuse_split_beside_classes(survey, top.folders, named)
         survey.parts["test" if for_evaluation else "train"] = _survey_classes(survey, "")
     if top.folders:
         _note_unused(survey, top.images, "image", "outside class folders")
     return survey
+
+
+def _named_splits(folders: Sequence[str]) -> dict[str, Split]:
+    """Return the folders that are called a split; seg_train/ or training_set/ only if all are."""
+    named = {name: SPLIT_NAMES[name.lower()] for name in folders if _is_split(name)}
+    if named:
+        return named
+    meant: dict[str, Split] = {}
+    for name in folders:
+        words = [word for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_NAMES]
+        if len(words) == 1:
+            meant[name] = SPLIT_NAMES[words[0]]
+    return meant if len(meant) == len(folders) and "train" in meant.values() else {}
+
+
+def _refuse_split_beside_classes(
+    survey: Survey, folders: Sequence[str], named: Mapping[str, Split]
+) -> None:
+    """Refuse test/ beside class folders where it holds folders of the same classes."""
+    for name in named:
+        inside = set(list_folder(survey.root / name, Counter()).folders)
+        shared = sorted(inside & set(folders))
+        if shared:
+            survey.faults.append(
+                f"{name}/ lies beside class folders and holds folders of the same names "
+                f"({', '.join(shared[:3])}): it is a split, so put the other folders into train/"
+            )
 
 
 def _has_splits(root: Path, folders: Sequence[str], named: dict[str, Split]) -> bool:

@@ -55,13 +55,15 @@ def list_folder(folder: Path, skipped: Counter[str]) -> FileListing:
     return listing
 
 
-def list_images(folder: Path, skipped: Counter[str], *, root: Path) -> list[str]:
+def list_images(folder: Path, skipped: Counter[str], *, root: Path | None = None) -> list[str]:
     """Return the sorted paths, with forward slashes, of all images in `folder` and below.
 
     Links to folders are followed unless they lead back to a folder being walked, where `root`
-    is the outermost.
+    is the outermost; None for `folder` itself.
     """
-    return sorted(_walk(folder, "", frozenset({_identity(root)}), skipped))
+    return sorted(
+        _walk(folder, "", frozenset({_identity(root)} if root is not None else ()), skipped)
+    )
 
 
 def size_on_disk(folder: Path, *, most_files: int) -> tuple[int, bool]:
