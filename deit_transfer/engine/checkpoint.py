@@ -46,6 +46,7 @@ _MODEL, _EMA, _STATE, _MANIFEST = (
 _WRITING = ".writing-"
 _NAME = re.compile(r"(last|best)-(\d{8,})(?:\.(\d+))?")
 _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+LISTINGS = 5  # of a folder in which nothing is seen, before there is said to be nothing
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def load_checkpoint(folder: Path, *, tag: Tag = "last") -> Checkpoint:
         CheckpointError: There is none; the message lists what is wrong with each.
     """
     problems: list[str] = []
-    paths = list_checkpoints(folder, tag=tag)
+    paths = _list_while_saved(folder, tag)
     while paths:
         path = paths.pop()
         try:
@@ -126,7 +127,7 @@ def load_checkpoint(folder: Path, *, tag: Tag = "last") -> Checkpoint:
                 problems.append(error.message)
             else:  # a run that is going on has just replaced it
                 problems.clear()
-                paths = list_checkpoints(folder, tag=tag)
+                paths = _list_while_saved(folder, tag)
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
         raise CheckpointError(f"no {tag} checkpoint in {folder} can be used:{listed}")
@@ -158,6 +159,14 @@ def read_checkpoint(path: Path, *, problems: list[str] | None = None) -> Checkpo
         raise
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read: {error!r}") from error
+
+
+def _list_while_saved(folder: Path, tag: Tag) -> list[Path]:
+    """List the checkpoints of a run that may be saving, when none may be seen for a moment."""
+    for _ in range(LISTINGS):
+        if paths := list_checkpoints(folder, tag=tag):
+            return paths
+    return []
 
 
 def list_checkpoints(folder: Path, *, tag: Tag) -> list[Path]:

@@ -305,6 +305,15 @@ def test_a_live_run_can_be_read_while_it_saves(tmp_path: Path) -> None:
     assert len(steps) == 12
 
 
+def test_a_listing_between_two_checkpoints_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1, tag="best")
+    listed = [[], list_checkpoints(tmp_path, tag="best")]  # the old one is gone, then the new seen
+    monkeypatch.setattr(module, "list_checkpoints", lambda *_given, **_named: listed.pop(0))
+    assert load_checkpoint(tmp_path, tag="best").step == 1
+
+
 def _save_for_ever(folder: Path, step: int) -> None:
     torch.set_num_threads(1)
     while True:
