@@ -12,7 +12,7 @@ from deit_transfer.cli.options import (
     DataDirOption,
     DatasetArgument,
     JsonFlag,
-    LevelOption,
+    RankOption,
     SetOption,
     complete_recipe,
     expand_home,
@@ -95,7 +95,7 @@ def preview(
 def check(
     dataset: DatasetArgument,
     data_dir: DataDirOption = None,
-    level: LevelOption = None,
+    rank: RankOption = None,
     assignments: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -107,8 +107,8 @@ def check(
 
     output = Output(as_json=as_json)
     overrides = _overrides(assignments, data_dir)
-    if level is not None:
-        overrides["data.level"] = level
+    if rank is not None:
+        overrides["data.rank"] = rank
     with progress_shown(output, f"preparing {dataset}", unit="MB") as progress:
         found = load_for_check(dataset, overrides=overrides, progress=progress)
     with progress_shown(output, f"reading {dataset}") as progress:

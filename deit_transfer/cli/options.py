@@ -90,9 +90,9 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", callback=expand_home, help="Folder that holds the dataset."),
 ]
-LevelOption = Annotated[
+RankOption = Annotated[
     str | None,
-    typer.Option("--level", help="What is a class, in iNaturalist: species, genus, family ..."),
+    typer.Option("--rank", help="What is a class, in iNaturalist: species, genus, family ..."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -148,7 +148,7 @@ class TrainingFlags:
         ),
     ] = None
     data_dir: DataDirOption = None
-    level: LevelOption = None
+    rank: RankOption = None
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Passes over the training images.")
     ] = None
@@ -211,7 +211,7 @@ class TrainingFlags:
 
 FLAG_LOCATIONS = {
     "model": "model.name",
-    "level": "data.level",
+    "rank": "data.rank",
     "epochs": "schedule.epochs",
     "batch_size": "schedule.batch_size",
     "lr": "optim.peak_lr",

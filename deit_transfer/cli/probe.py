@@ -14,9 +14,9 @@ from deit_transfer.cli.options import (
     DatasetArgument,
     DeviceOption,
     JsonFlag,
-    LevelOption,
     PrecisionOption,
     QuietFlag,
+    RankOption,
     SetOption,
     SubjectArgument,
     WorkersOption,
@@ -28,7 +28,7 @@ def probe(
     subject: SubjectArgument,
     dataset: DatasetArgument,
     data_dir: DataDirOption = None,
-    level: LevelOption = None,
+    rank: RankOption = None,
     train_limit: Annotated[
         int | None, typer.Option("--train-limit", help="Labeled images used in all, as finetune.")
     ] = None,
@@ -69,7 +69,7 @@ def probe(
     from deit_transfer.report.probe import probe_table
 
     given = {
-        "level": level,
+        "rank": rank,
         "train_limit": train_limit,
         "fraction": fraction,
         "seed": seed,

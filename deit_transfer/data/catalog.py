@@ -139,7 +139,7 @@ def _configured(
         return adapter
     if not isinstance(adapter, Configurable):
         raise UsageError(
-            f"{name} has one kind of class and one order: neither --level (data.level) nor "
+            f"{name} has one kind of class and one order: neither --rank (data.rank) nor "
             "data.class_order applies to it",
             hint="Leave both out. They are for inat2018 and inat2019",
         )

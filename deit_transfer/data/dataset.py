@@ -353,11 +353,11 @@ class Options:
     """Choices that only some datasets offer, with their defaults.
 
     Args:
-        level: What counts as a class, in datasets with a taxonomy.
+        rank: What counts as a class, in datasets with a taxonomy.
         class_order: "id", the dataset's own numbering, or "deit", that of the reference code.
     """
 
-    level: str = "species"
+    rank: str = "species"
     class_order: str = "id"
 
 

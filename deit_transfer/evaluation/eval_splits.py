@@ -80,7 +80,7 @@ def named_split(
 ) -> EvalSplit:
     settings = predictor.recipe.data
     # what the run was taught to be a class is what it can be asked about
-    options = Options(level=settings.level, class_order=settings.class_order)
+    options = Options(rank=settings.rank, class_order=settings.class_order)
     dataset = load_dataset(
         name,
         data_dir=Path(settings.data_dir) if settings.data_dir else None,

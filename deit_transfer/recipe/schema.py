@@ -20,7 +20,7 @@ class Data(Section):
     dataset: str = Field(default="", description="Catalog name, or folder of class folders.")
     data_dir: str | None = Field(default=None, description="Folder that holds the dataset.")
     classes: tuple[str, ...] = Field(default=(), description="Keep only these classes.")
-    level: Literal[
+    rank: Literal[
         "species", "genus", "family", "order", "class", "phylum", "kingdom", "supercategory"
     ] = Field(default="species", description="What counts as a class, in iNaturalist.")
     class_order: Literal["id", "deit"] = Field(

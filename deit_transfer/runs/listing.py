@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deit_transfer.data.dataset import Dataset, Progress
 
 # what says which images and classes a dataset has, of a recipe's section [data]
-CHECKED_SETTINGS = ("data_dir", "level", "class_order", "classes")
+CHECKED_SETTINGS = ("data_dir", "rank", "class_order", "classes")
 MOST_COUNTED = 100_000  # files, when the size of a dataset on disk is added up
 
 
@@ -75,7 +75,7 @@ def load_for_check(
     found = load_dataset(
         dataset,
         data_dir=Path(settings.data_dir) if settings.data_dir is not None else None,
-        options=Options(level=settings.level, class_order=settings.class_order),
+        options=Options(rank=settings.rank, class_order=settings.class_order),
         progress=progress,
     )
     return keep_classes(found, settings.classes) if settings.classes else found

@@ -131,7 +131,7 @@ def load_whole_dataset(settings: schema.Data, *, progress: Progress | None = Non
     dataset = load_dataset(
         settings.dataset,
         data_dir=Path(settings.data_dir) if settings.data_dir is not None else None,
-        options=Options(level=settings.level, class_order=settings.class_order),
+        options=Options(rank=settings.rank, class_order=settings.class_order),
         progress=progress,
     )
     absent = {"train", "test"} - dataset.splits.keys()

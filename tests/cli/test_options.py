@@ -7,7 +7,7 @@ from deit_transfer.cli.options import FLAG_LOCATIONS
 from deit_transfer.recipe.loader import field_locations
 
 TRAINING = {
-    "--model", "--recipe", "--data-dir", "--level", "--epochs", "--batch-size", "--lr",
+    "--model", "--recipe", "--data-dir", "--rank", "--epochs", "--batch-size", "--lr",
     "--resolution", "--seed", "--train-limit", "--fraction", "--workers", "--device", "--precision",
     "--time-budget", "--set", "--teacher", "--distill", "--teacher-cache",
 }  # fmt: skip
@@ -47,7 +47,7 @@ ALLOWED = {
     | ASKING
     | {
         "--data-dir",
-        "--level",
+        "--rank",
         "--train-limit",
         "--fraction",
         "--resolution",
@@ -67,7 +67,7 @@ ALLOWED = {
     "recipes check": {"--json"},
     "data list": {"--data-dir", "--json"},
     "data prepare": {"--data-dir", "--json"},
-    "data check": {"--data-dir", "--level", "--set", "--json"},
+    "data check": {"--data-dir", "--rank", "--set", "--json"},
     "data preview": {"--out", "--images", "--recipe", "--data-dir", "--set", "--json"},
     "runs list": {"--json"},
     "runs show": {"--json"},

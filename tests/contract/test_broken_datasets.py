@@ -151,11 +151,11 @@ def test_images_in_parquet_or_shards_are_named_by_address(tmp_path):
 
 def test_options_are_for_the_datasets_that_offer_them(tmp_path):
     with pytest.raises(UsageError, match="digits has one kind of class"):
-        catalog.load_dataset("digits", options=Options(level="genus"))
+        catalog.load_dataset("digits", options=Options(rank="genus"))
     with pytest.raises(UsageError, match="one kind of class"):
         catalog.load_dataset(str(tmp_path), options=Options(class_order="deit"))
     with pytest.raises(UsageError, match="Did you mean genus"):
-        INAT2018.configured(Options(level="genera"))
+        INAT2018.configured(Options(rank="genera"))
 
 
 # Flowers
@@ -346,10 +346,10 @@ def test_inat_unpacked_in_part(tmp_path):
 
 
 def test_inat_levels_that_a_year_lacks(tmp_path):
-    adapter = inat(tmp_path, year="2019").configured(Options(level="supercategory"))
+    adapter = inat(tmp_path, year="2019").configured(Options(rank="supercategory"))
     message, hint = load_fault(adapter, tmp_path)
     assert "the categories of inat2019 have no supercategory" in message
-    assert hint.endswith("--level kingdom")
+    assert hint.endswith("--rank kingdom")
 
 
 def test_inat_archives_placed_by_hand_are_unpacked(tmp_path):

@@ -116,7 +116,7 @@ def test_flowers_are_trained_on_train_or_on_train_and_val(known):
 
 def test_the_level_and_the_order_of_classes_come_from_flag_and_recipe(known, tmp_path):
     _, data_dir = known("inat2018")
-    genus, order = ("--level", "genus"), ("--set", "data.class_order=deit")
+    genus, order = ("--rank", "genus"), ("--set", "data.class_order=deit")
     report = command("data", "check", "inat2018", *place(data_dir), *genus, *order)
     assert report["class_names"] == ["Aix", "Amanita", "Anas"]
     assert any("genus" in note for note in report["notes"])
@@ -124,7 +124,7 @@ def test_the_level_and_the_order_of_classes_come_from_flag_and_recipe(known, tmp
         "scratch", "inat2018", *place(data_dir), *genus, "--out", tmp_path / "runs",
         "--epochs", 1, *settings(TINY | held_out("scratch/inat2018")),
     )  # fmt: skip
-    assert load_recipe(str(Path(result["run"]) / "recipe.toml")).data.level == "genus"
+    assert load_recipe(str(Path(result["run"]) / "recipe.toml")).data.rank == "genus"
     classes = json.loads((Path(result["run"]) / "classes.json").read_text())
     assert classes == {"class_names": ["Aix", "Amanita", "Anas"]}
     # a run of genera is asked about genera, without saying so again

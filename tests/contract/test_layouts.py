@@ -214,7 +214,7 @@ def test_inat_groups_are_super_categories_also_where_only_the_tree_has_them(tmp_
     first, second = inat(tmp_path / "a"), inat(tmp_path / "b", year="2019")
     assert load(first, tmp_path / "a").groups == expected
     assert load(second, tmp_path / "b").groups == expected  # its categories name kingdoms alone
-    by_genus = load(second.configured(Options(level="genus")), tmp_path / "b")
+    by_genus = load(second.configured(Options(rank="genus")), tmp_path / "b")
     assert dict(zip(by_genus.class_names, by_genus.groups, strict=True)) == {
         "Aix": "Aves", "Amanita": "Fungi", "Anas": "Aves"
     }  # fmt: skip
@@ -222,7 +222,7 @@ def test_inat_groups_are_super_categories_also_where_only_the_tree_has_them(tmp_
 
 def test_inat_levels_and_the_reference_codes_order(tmp_path):
     adapter = inat(tmp_path)
-    genus = load(adapter.configured(Options(level="genus")), tmp_path)
+    genus = load(adapter.configured(Options(rank="genus")), tmp_path)
     assert genus.class_names == ("Aix", "Amanita", "Anas")
     numbers = {0: 0, 1: 1, 2: 0, 3: 2}
     assert genus.splits["train"].labels.tolist() == [numbers[c] for c in INAT_TRAIN]

@@ -38,7 +38,7 @@ _MAX_UNPACKED_BYTES = 250_000_000_000
 
 SPECIES = "species"
 # Level as people say it -> field of a category, coarsest last.
-LEVELS = {
+RANKS = {
     SPECIES: "name",
     "genus": "genus",
     "family": "family",
@@ -75,7 +75,7 @@ class INatAdapter:
         year: "2018" or "2019"; part of every file's name.
         md5: Published checksum of each archive; "" where none is published.
         other_counts: Split sizes that are known too, and accepted with a note.
-        level: What counts as a class; see LEVELS.
+        rank: What counts as a class; see RANKS.
         class_order: "id" or "deit" (order of first appearance in the training annotations).
     """
 
@@ -83,7 +83,7 @@ class INatAdapter:
     year: str
     md5: dict[str, str]
     other_counts: dict[Split, int] | None = None
-    level: str = SPECIES
+    rank: str = SPECIES
     class_order: str = "id"
 
     @property
@@ -95,14 +95,14 @@ class INatAdapter:
         return {"train": f"train{self.year}.json", "test": f"val{self.year}.json"}
 
     def configured(self, options: Options) -> DatasetAdapter:
-        """Return the adapter for another level or class order."""
-        if options.level not in LEVELS:
-            guess = did_you_mean(options.level, LEVELS)
+        """Return the adapter for another rank or class order."""
+        if options.rank not in RANKS:
+            guess = did_you_mean(options.rank, RANKS)
             raise UsageError(
-                f"there is no level {options.level!r}. {guess}".rstrip(),
-                hint=f"Levels: {', '.join(LEVELS)}. For example: --level genus",
+                f"there is no rank {options.rank!r}. {guess}".rstrip(),
+                hint=f"Ranks: {', '.join(RANKS)}. For example: --rank genus",
             )
-        return replace(self, level=options.level, class_order=options.class_order)
+        return replace(self, rank=options.rank, class_order=options.class_order)
 
     def find(self, data_dir: Path) -> Path | None:
         names = (self.info.name, f"inat_{self.year}", f"inaturalist{self.year}", self.year)
@@ -204,18 +204,16 @@ class INatAdapter:
 
     def _classes(self, categories: Sequence[dict[str, Any]], train: Annotations) -> Classes:
         """Number the classes: each a category, or all categories of one genus, family, ..."""
-        key = LEVELS[self.level]
+        key = RANKS[self.rank]
         if not categories or any(key not in category for category in categories):
-            known = [
-                level for level, name in LEVELS.items() if categories and name in categories[0]
-            ]
+            known = [rank for rank, name in RANKS.items() if categories and name in categories[0]]
             raise DataError(
-                f"the categories of {self.info.name} have no {self.level}",
+                f"the categories of {self.info.name} have no {self.rank}",
                 hint=f"Levels here: {', '.join(known) or 'none'}. For example: "
-                f"--level {known[-1] if known else SPECIES}",
+                f"--rank {known[-1] if known else SPECIES}",
             )
         names = {int(category["id"]): str(category[key]) for category in categories}
-        if self.level == SPECIES:
+        if self.rank == SPECIES:
             twice = {name for name, count in Counter(names.values()).items() if count > 1}
             names = {i: f"{name} ({i})" if name in twice else name for i, name in names.items()}
         met = train.category_ids.tolist() if self.class_order == "deit" else []
@@ -256,8 +254,8 @@ class INatAdapter:
             notes.append(
                 "class names are obfuscated: categories.json, which has the real ones, is not here"
             )
-        if self.level != SPECIES:
-            notes.append(f"classes are {len(classes.names):,} of the level {self.level}")
+        if self.rank != SPECIES:
+            notes.append(f"classes are {len(classes.names):,} of the rank {self.rank}")
         if self.class_order == "deit":
             notes.append("classes are in the order in which the DeiT code meets them")
         if counts != self.info.counts:

@@ -22,7 +22,7 @@ DEFAULTS = json.loads("""
   "dataset": "",
   "data_dir": null,
   "classes": [],
-  "level": "species",
+  "rank": "species",
   "class_order": "id",
   "train_on": "train",
   "train_limit": null,
