@@ -14,7 +14,7 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.recipe.search_space import search_error
 from deit_transfer.training import build
 from deit_transfer.training.callbacks import Callbacks
-from deit_transfer.training.data_splits import DataSplits, load_splits
+from deit_transfer.training.data_splits import DataSplits, check_readable, load_splits
 
 GO_ON = "Run the same command again to go on; what is finished is reused"
 HELD_OUT = 0.1  # the schema's own share
@@ -150,6 +150,8 @@ def shared_splits(
             )
     if first is None:
         raise ValueError("there must be at least one recipe")
+    allow_bad = any(recipe.data.allow_bad for recipe in recipes.values())
+    check_readable(first, allow_bad=allow_bad, progress=lambda _done, _total: stop.check())
     return first
 
 

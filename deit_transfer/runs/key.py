@@ -11,6 +11,7 @@ from deit_transfer.runs.folder import KEY_FILE, RESULT_FILE, RunFolder, find_run
 DEFAULTS_VERSION = 2  # of the recipe schema's defaults; a test holds them
 # where a run is computed may change its last bits, never what is computed
 PLACE_SETTINGS = {
+    "data.allow_bad",
     "data.data_dir",
     "data.decode_cache_mb",
     "run.device",

@@ -1,5 +1,6 @@
 """Load a dataset and cut it into the train, val and test splits of a run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -8,12 +9,14 @@ from deit_transfer.data.adapters.folder import FOLDER
 from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.dataset import Dataset, ImageSet, Options, Progress, Split, join
 from deit_transfer.data.fingerprint import fingerprint, label_fingerprint
+from deit_transfer.data.pipeline.readable import find_unreadable
 from deit_transfer.data.splits import carve_val, keep_classes, take_limit
 from deit_transfer.errors import DataError, UsageError
 from deit_transfer.recipe import schema
 
 # the standard error of an accuracy of 90% on 50 images is 4 points: fewer cannot tell epochs apart
 FEWEST_TO_SELECT_ON = 50
+MOST_LISTED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,37 @@ def load_splits(settings: schema.Data, *, progress: Progress | None = None) -> D
         fingerprint=fingerprint(splits, class_names=dataset.class_names),
         label_fingerprint=label_fingerprint(dataset.splits, class_names=dataset.class_names),
     )
+
+
+def check_readable(
+    splits: DataSplits, *, allow_bad: bool, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Check that the images which are scored can be read, before anything is trained.
+
+    Args:
+        splits: Of a run.
+        allow_bad: Count an unreadable image as wrong when it is scored, so that none is refused.
+        progress: Called with the images done and in total; may raise to stop.
+
+    Raises:
+        DataError: Some cannot; they are listed.
+    """
+    if allow_bad:
+        return
+    parts = {"val": splits.val, "test": splits.test}
+    reasons = [
+        f"{split}: {reason}"
+        for split, images in parts.items()
+        if images is not None
+        for _, reason in find_unreadable(images, progress=progress)
+    ]
+    if reasons:
+        listed = "".join(f"\n  - {reason}" for reason in reasons[:MOST_LISTED])
+        more = f"\n  - and {len(reasons) - MOST_LISTED} more" * (len(reasons) > MOST_LISTED)
+        raise DataError(
+            f"{len(reasons)} of the images to score cannot be read:{listed}{more}",
+            hint="Restore the files, or use --set data.allow_bad=true, which counts them as wrong",
+        )
 
 
 def _selection(

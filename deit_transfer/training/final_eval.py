@@ -18,17 +18,19 @@ def finish(trainer: Trainer, *, teacher_top1: float | None) -> dict[str, Any]:
     """Score the selected weights once on test, write the result, and return it."""
     weights, chosen = trainer.selected_weights()
     trainer.setup.classifier.load_state_dict(weights)
+    if trainer.setup.world.is_main:
+        # first: whatever the scoring meets, the weights are there
+        write_model_files(
+            trainer.folder.path,
+            trainer.setup.classifier,
+            class_names=trainer.setup.splits.class_names,
+        )
     trainer.callbacks.scoring("test")
     predictions = trainer.predict(trainer.setup.classifier, trainer.setup.splits.test)
     result = _result(trainer, predictions, chosen)
     if teacher_top1 is not None:
         result["teacher_top1"] = teacher_top1
     if trainer.setup.world.is_main:
-        write_model_files(
-            trainer.folder.path,
-            trainer.setup.classifier,
-            class_names=trainer.setup.splits.class_names,
-        )
         write_predictions(
             trainer.folder.path / PREDICTIONS_FILE,
             predictions_to_store(predictions, trainer.setup.splits.test),

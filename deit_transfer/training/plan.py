@@ -8,7 +8,7 @@ from deit_transfer.engine.signals import StopSignals
 from deit_transfer.models.pretrained import read_pretrained
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.header import HeaderFacts
-from deit_transfer.training.data_splits import load_splits
+from deit_transfer.training.data_splits import check_readable, load_splits
 from deit_transfer.training.header import header_facts
 from deit_transfer.training.setup import set_up_run
 
@@ -29,6 +29,7 @@ def plan(recipe: Recipe, *, out: Path, progress: Progress | None = None) -> Head
                 progress(done, total)
 
         splits = load_splits(recipe.data, progress=show_loading)
+        check_readable(splits, allow_bad=recipe.data.allow_bad, progress=lambda *_: stop.check())
         start = read_pretrained(recipe.model.pretrained, model_name=recipe.model.name)
         stop.check()
         setup = set_up_run(recipe, splits, start, world=World())

@@ -14,7 +14,7 @@ from deit_transfer.runs.key import find_by_key, run_key
 from deit_transfer.training import build
 from deit_transfer.training.callbacks import Callbacks, NoCallbacks
 from deit_transfer.training.counters import Counters
-from deit_transfer.training.data_splits import DataSplits, load_splits
+from deit_transfer.training.data_splits import DataSplits, check_readable, load_splits
 from deit_transfer.training.final_eval import finish
 from deit_transfer.training.header import header_facts
 from deit_transfer.training.resume import (
@@ -70,11 +70,17 @@ def train(
         hint=go_on,
     ) as stop:
 
+        def stop_if_asked(_done: int, _total: int) -> None:
+            stop.check()
+
         def show_loading(done: int, total: int) -> None:
             stop.check()
             callbacks.loading(recipe.data.dataset, done, total)
 
-        splits = splits or load_splits(recipe.data, progress=show_loading)
+        if splits is None:
+            splits = load_splits(recipe.data, progress=show_loading)
+            if world.is_main:
+                check_readable(splits, allow_bad=recipe.data.allow_bad, progress=stop_if_asked)
         start = read_pretrained(recipe.model.pretrained, model_name=recipe.model.name)
         stop.check(world)
         key = run_key(recipe, splits.fingerprint, start)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from deit_transfer.errors import UsageError
+from deit_transfer.data.pipeline import readable
+from deit_transfer.errors import DataError, UsageError
 from deit_transfer.recipe.schema import Data
-from deit_transfer.training.data_splits import DataSplits, load_splits
+from deit_transfer.training.data_splits import DataSplits, check_readable, load_splits
 
 
 def splits_of(folder: Path, **settings: Any) -> DataSplits:
@@ -41,3 +42,26 @@ def test_a_split_that_is_asked_for_is_carved_off_however_small(
     assert splits_of(folder, select="test").select == "test"
     with pytest.raises(UsageError, match="needs validation images"):
         splits_of(folder, select="val", val_fraction=0)
+
+
+def test_an_unreadable_test_image_is_found_before_training(
+    image_folder: Callable[..., Path],
+) -> None:
+    folder = image_folder(train=4, test=2, size=16)
+    cut = folder / "test" / "dog" / "000.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    splits = splits_of(folder)
+    with pytest.raises(DataError, match="1 of the images to score cannot be read") as caught:
+        check_readable(splits, allow_bad=False)
+    assert str(cut) in caught.value.message
+    check_readable(splits, allow_bad=True)
+
+
+def test_of_a_large_split_headers_are_read(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder(train=4, test=2, size=16)
+    (folder / "test" / "cat" / "000.png").write_bytes(b"")
+    monkeypatch.setattr(readable, "DECODED_BYTES", 0)
+    found = readable.find_unreadable(splits_of(folder).test)
+    assert [index for index, _ in found] == [0]
