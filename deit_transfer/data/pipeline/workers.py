@@ -251,8 +251,20 @@ class _ChildHandler:
         self.theirs = theirs
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if _waits:
+        if not _waits:
+            return
+        try:
             self.theirs(number, frame)
+        except RuntimeError:
+            # Python drops what is raised while it finalizes an object: the wait would go on.
+            again = threading.Timer(_POLL_S, _signal_main_thread)
+            again.daemon = True
+            again.start()
+            raise
+
+
+def _signal_main_thread() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGCHLD)
 
 
 # --- start ----------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Loader processes: no death and no lack of room of theirs hangs a run or looks like a fault."""
 
+import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import shutil
@@ -16,6 +18,7 @@ import torch
 
 from deit_transfer.batch import Batch
 from deit_transfer.data.dataset import ImageSet
+from deit_transfer.data.pipeline import workers
 from deit_transfer.data.pipeline.loader import eval_batches, train_batches
 from deit_transfer.data.pipeline.samplers import StepPlan
 from deit_transfer.data.pipeline.transforms import eval_transform, train_transform
@@ -75,6 +78,8 @@ class Slow:
         return WorkerBatch(Batch(images, numbers, numbers, numbers, 0), [])
 
 
+# What the death interrupts may be a finalizer, whose exceptions Python reports and drops.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_killed_at_any_moment_is_one_resource_error():
     """Torch raises in its signal handler, the connection breaks, or a half-written batch stays."""
     random = np.random.default_rng(0)
@@ -89,6 +94,28 @@ def test_a_worker_killed_at_any_moment_is_one_resource_error():
         assert error.value.exit_code == 6
         timer.join()
         del deliveries, error
+    gc.collect()
+
+
+@pytest.fixture
+def child_handler():
+    """The handler, over one of torch's that always finds a dead worker."""
+
+    def find_dead(_number, _frame):
+        raise RuntimeError("DataLoader worker is killed")
+
+    handler = workers._ChildHandler(find_dead)
+    before = signal.signal(signal.SIGCHLD, handler)
+    yield handler
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_death_whose_exception_is_dropped_is_raised_again(child_handler):
+    with workers._waiting():
+        with contextlib.suppress(RuntimeError):  # as a finalizer does
+            child_handler(signal.SIGCHLD, None)
+        with pytest.raises(RuntimeError, match="killed"):
+            time.sleep(30)
 
 
 def test_a_worker_that_dies_between_two_batches_raises_only_in_the_wait():
@@ -166,6 +193,7 @@ IN_NARROW_PLACE = """
 import sys
 import numpy as np, torch
 from deit_transfer.data.dataset import ImageSet
+from deit_transfer.data.pipeline import workers
 from deit_transfer.data.pipeline.loader import eval_batches
 from deit_transfer.data.pipeline.transforms import eval_transform
 
