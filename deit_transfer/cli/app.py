@@ -17,6 +17,7 @@ from deit_transfer.cli import (
     disagree,
     epochs,
     evaluate,
+    export,
     paper,
     plan,
     predict,
@@ -64,6 +65,9 @@ COMMANDS = {
         "throughput": "Measure images per second of networks.",
         "paper": "Show the paper's tables with your runs beside them.",
     },
+    "Use elsewhere": {
+        "export": "Write a run for timm, transformers, ONNX or torch, checked against it.",
+    },
     "Data": {
         "data": "List, download, check and preview datasets.",
     },
@@ -85,6 +89,7 @@ OTHER_NAMES = {
     "infer": "predict",
     "classify": "predict",
     "benchmark": "throughput",
+    "convert": "export",
 }
 
 
@@ -132,6 +137,7 @@ app.command("probe")(probe.probe)
 app.command("disagree")(disagree.disagree)
 app.command("tokens")(tokens.tokens)
 app.command("throughput")(throughput.throughput)
+app.command("export")(export.export)
 app.command("paper")(paper.paper)
 app.add_typer(plan.app, name="plan")
 app.add_typer(recipes.app, name="recipes")

@@ -60,6 +60,7 @@ ALLOWED = {
     "tokens": SCREEN | {"--dataset", "--images", "--out", "--data-dir", "--device"},
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
     "plan scratch": TRAINING | {"--from", "--out", "--json"},
+    "export": SCREEN | {"--to", "--out", "--tolerance", "--raw"},
     "report": SCREEN | {"--out", "--images", "--data-dir"},
     "recipes list": {"--json"},
     "recipes show": {"--json"},
