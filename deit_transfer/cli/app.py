@@ -22,6 +22,7 @@ from deit_transfer.cli import (
     plan,
     predict,
     probe,
+    push,
     recipes,
     report,
     runs,
@@ -67,13 +68,15 @@ COMMANDS = {
     },
     "Use elsewhere": {
         "export": "Write a run for timm, transformers, ONNX or torch, checked against it.",
+        "card": "Print a run's model card.",
+        "push": "Upload a run with its card to the Hugging Face hub.",
     },
     "Data": {
         "data": "List, download, check and preview datasets.",
     },
     "Tools": {
         "recipes": "List, show, compare and check recipes.",
-        "runs": "List, show and compare runs.",
+        "runs": "List, show, compare and clean runs.",
     },
 }
 
@@ -138,6 +141,8 @@ app.command("disagree")(disagree.disagree)
 app.command("tokens")(tokens.tokens)
 app.command("throughput")(throughput.throughput)
 app.command("export")(export.export)
+app.command("card")(push.card)
+app.command("push")(push.push)
 app.command("paper")(paper.paper)
 app.add_typer(plan.app, name="plan")
 app.add_typer(recipes.app, name="recipes")

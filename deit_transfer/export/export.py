@@ -100,6 +100,7 @@ def export(
             facts = _judge(wanted, expected, theirs, scored, images, tolerance)
             facts |= _speeds(subject, opened)
             facts["bytes"] = _size(temporary)
+            stop.check()
             _move(temporary, place)
     return {
         "run": str(run),

@@ -1,6 +1,7 @@
 """What each format of an export is called, holds, needs and refuses; knows no torch."""
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from deit_transfer.runs.folder import RunFolder, open_run
 
 EXPORTS = "exported"  # folder within the run where exports lie that have no --out
 MODEL_FILE_OF_RUN = "model.json"  # written last by a run whose weights are there
+
+# https://huggingface.co/docs/huggingface_hub: validate_repo_id, with the owner required
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -132,6 +136,16 @@ def check_packages(packages: Sequence[str], *, extra: str, what: str) -> None:
         raise UsageError(
             f"{what} needs {' and '.join(missing)}, which {_is(missing)} not installed",
             hint=f"pip install 'deit-transfer[{extra}]'",
+        )
+
+
+def check_repository(repository: str) -> None:
+    """Raise UsageError where a name is no OWNER/NAME."""
+    if not _REPOSITORY.fullmatch(repository):
+        raise UsageError(
+            f"'{repository}' is not the name of a repository: it must be OWNER/NAME, of letters, "
+            "digits, '-', '_' and '.'",
+            hint="For example: deit-transfer push RUN myname/my-flowers",
         )
 
 

@@ -44,6 +44,37 @@ def export_screen(facts: Facts) -> Screen:
     return Screen(build)
 
 
+def push_screen(facts: Facts) -> Screen:
+    """Return what was written and where it went; `facts` as `push.push` returns them."""
+
+    def build(terminal: TerminalStyle) -> RenderableType:
+        files = [(name, f"{size:,} bytes") for name, size in facts["files"].items()]
+        place = facts["address"] or f"nothing was uploaded: {facts['folder']} is what would be"
+        where = [("repository", facts["repository"]), ("uploaded", place)]
+        return facts_table(terminal, "On the hub", [where, files])
+
+    return Screen(build)
+
+
+def clean_screen(facts: Facts) -> Screen:
+    """Return which runs' checkpoints went; `facts` as `clean.clean_runs` returns them."""
+
+    def build(terminal: TerminalStyle) -> RenderableType:
+        would = "would go" if facts["dry_run"] else "removed"
+        rows = [(row["run"], f"{would}: {_mb(row['bytes'])}") for row in facts["removed"]]
+        kept = [
+            (row["run"], f"kept: {_mb(row['bytes'])}, {row['reason']}") for row in facts["kept"]
+        ]
+        total = [("in all", f"{would}: {_mb(facts['bytes'])}")]
+        return facts_table(terminal, "Checkpoints of finished runs", [rows, kept, total])
+
+    return Screen(build)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
 def _top1(scored: Facts) -> str:
     low, high = scored["ci95"]
     return f"{scored['top1']:.1f} ({low:.1f} to {high:.1f})"

@@ -61,6 +61,8 @@ ALLOWED = {
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
     "plan scratch": TRAINING | {"--from", "--out", "--json"},
     "export": SCREEN | {"--to", "--out", "--tolerance", "--raw"},
+    "card": {"--out"},
+    "push": SCREEN | {"--private", "--dry-run"},
     "report": SCREEN | {"--out", "--images", "--data-dir"},
     "recipes list": {"--json"},
     "recipes show": {"--json"},
@@ -73,6 +75,7 @@ ALLOWED = {
     "runs list": {"--json"},
     "runs show": {"--json"},
     "runs compare": {"--json"},
+    "runs clean": {"--dry-run", "--json"},
     "paper": {"--runs", "--out", "--json"},
     "throughput": SCREEN
     | {

@@ -131,7 +131,7 @@ def test_a_file_that_differs_is_refused(
     change: Callable[[ExportSubject], ExportSubject],
 ) -> None:
     sabotage(monkeypatch, change)
-    with pytest.raises(CheckpointError, match="differ.* and (it )?was removed"):
+    with pytest.raises(CheckpointError, match=r"differ.* and (it )?was removed"):
         export(plain, to=needed(name), out=tmp_path / "deep" / "file")
     assert list(tmp_path.iterdir()) == []
 

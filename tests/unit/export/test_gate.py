@@ -27,7 +27,7 @@ def test_another_decision_is_refused_with_the_image() -> None:
     theirs = OURS.copy()
     theirs[2] = theirs[2, ::-1]
     found = compare_answers(OURS, theirs, tie=1e-4)
-    with pytest.raises(CheckpointError, match="decides 1 of 3 images differently.*: c$"):
+    with pytest.raises(CheckpointError, match=r"decides 1 of 3 images differently.*: c$"):
         check_agreement(found, ids=["a", "b", "c"], what="onnx", resizes=False)
 
 
