@@ -63,6 +63,7 @@ def finished_file(subject: ExportSubject, network: Any, *, raw: bool) -> bytes:
     """Return the file's bytes, with class names and view as metadata."""
     from onnx import helper
 
+    _strip(network.graph)
     model = network if raw else join_view(view_graph(subject), network)
     model.producer_name, model.producer_version = "deit-transfer", __version__
     taken = "normalized float32 (B, 3, R, R)" if raw else "photos, uint8 RGB (B, height, width, 3)"
@@ -75,6 +76,14 @@ def finished_file(subject: ExportSubject, network: Any, *, raw: bool) -> bytes:
         },
     )
     return model.SerializeToString()
+
+
+def _strip(graph: Any) -> None:
+    """Leave out the exporter's stack traces: a megabyte that names files of this machine."""
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("value_info")
 
 
 class OnnxExport(OpenedExport):

@@ -67,6 +67,7 @@ def test_a_raw_onnx_file_takes_normalized_images(plain: Path, tmp_path: Path) ->
         (found,) = session.run(None, {"images": images})
         assert found.shape == (count, 3)
         assert np.allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert b"site-packages" not in (tmp_path / "raw.onnx").read_bytes()
     known = session.get_modelmeta().custom_metadata_map
     assert json.loads(known["class_names"]) == list(NAMES)
 
