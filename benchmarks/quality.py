@@ -7,7 +7,7 @@ ImageNet weights of the model. Each cell is a dataset, a number of labeled image
 (of the images that are labeled, and of the training) and an arm:
 
     probe      deit-transfer probe: logistic regression on frozen features
-    finetune   deit-transfer finetune, without any other setting
+    finetune   deit-transfer finetune, without any other setting; with --minutes, in that time budget
     plain      the loop that people write: AdamW at 1e-4, one-cycle, flip, crop of 0.5 to 1, for as
                many images as `finetune` saw; all labeled images train, the last epoch counts
     NAME       with --variant NAME SETTING=VALUE ...: finetune with these settings
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=["probe", "finetune", "plain"])
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar="NAME")
     parser.add_argument("--resolution", type=int, default=224)
+    parser.add_argument("--minutes", type=float, help="time budget of finetune and variants")
     parser.add_argument("--out", type=Path, default=Path("quality.jsonl"))
     options = parser.parse_args()
     print(describe_machine())
@@ -81,6 +82,7 @@ def measure(
         "arm": arm,
         "resolution": options.resolution,
         "model": options.model,
+        "minutes": options.minutes,
     }
     cells = read_cells(options.out)
     if any(cell.items() <= done.items() for done in cells):
@@ -112,6 +114,7 @@ def measure(
             "data.train_limit": limit,
             "data.split_seed": seed,
             "run.seed": seed,
+            "run.time_budget_minutes": options.minutes,
         }
         for key, text in settings.items():
             try:

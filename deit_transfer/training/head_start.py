@@ -14,13 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deit_transfer.analysis.probe import LogisticProbe, logistic_probe
+from deit_transfer.analysis.probe import FOLDS, LogisticProbe, logistic_probe
 from deit_transfer.batch import Batch
 from deit_transfer.engine.precision import Precision
 from deit_transfer.models.classifier import Classifier, head_names
 
 # of the probe's search, the part that a few hundred features choose from
 PENALTY_GRID = (1e-3, 1e-2, 1e-1, 1.0)
+# of so many images one fold of five is enough to choose among them
+FEW_IMAGES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,13 @@ def start_heads(
     if len(np.unique(labels)) < 2:
         return None
     fits = [
-        logistic_probe(rows, labels, num_classes=classifier.num_classes, grid=PENALTY_GRID)
+        logistic_probe(
+            rows,
+            labels,
+            num_classes=classifier.num_classes,
+            grid=PENALTY_GRID,
+            max_folds=FOLDS if len(labels) <= FEW_IMAGES else 1,
+        )
         for rows in features
     ]
     for head, fit in zip(heads, fits, strict=True):
