@@ -7,7 +7,7 @@ ImageNet weights of the model. Each cell is a dataset, a number of labeled image
 (of the images that are labeled, and of the training) and an arm:
 
     probe      deit-transfer probe: logistic regression on frozen features
-    finetune   deit-transfer finetune, without any other setting; with --minutes, in that time budget
+    finetune   deit-transfer finetune, without any other setting; --minutes is its time budget
     plain      the loop that people write: AdamW at 1e-4, one-cycle, flip, crop of 0.5 to 1, for as
                many images as `finetune` saw; all labeled images train, the last epoch counts
     NAME       with --variant NAME SETTING=VALUE ...: finetune with these settings
