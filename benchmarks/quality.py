@@ -7,7 +7,8 @@ ImageNet weights of the model. Each cell is a dataset, a number of labeled image
 (of the images that are labeled, and of the training) and an arm:
 
     probe      deit-transfer probe: logistic regression on frozen features
-    finetune   deit-transfer finetune, without any other setting; --minutes is its time budget
+    finetune   deit-transfer finetune, without any other setting; --minutes is its time budget,
+               --images cuts its length to so many images
     plain      the loop that people write: AdamW at 1e-4, one-cycle, flip, crop of 0.5 to 1, for as
                many images as `finetune` saw; all labeled images train, the last epoch counts
     NAME       with --variant NAME SETTING=VALUE ...: finetune with these settings
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar="NAME")
     parser.add_argument("--resolution", type=int, default=224)
     parser.add_argument("--minutes", type=float, help="time budget of finetune and variants")
+    parser.add_argument("--images", type=int, help="images that finetune and variants see")
     parser.add_argument("--out", type=Path, default=Path("quality.jsonl"))
     options = parser.parse_args()
     print(describe_machine())
@@ -83,6 +85,7 @@ def measure(
         "resolution": options.resolution,
         "model": options.model,
         "minutes": options.minutes,
+        "images": options.images,
     }
     cells = read_cells(options.out)
     if any(cell.items() <= done.items() for done in cells):
@@ -116,6 +119,9 @@ def measure(
             "run.seed": seed,
             "run.time_budget_minutes": options.minutes,
         }
+        if options.images is not None:
+            steps = options.images // 64  # the recipe's batch
+            overrides |= {"schedule.min_steps": steps, "schedule.max_steps": steps}
         for key, text in settings.items():
             try:
                 overrides[key] = json.loads(text)
