@@ -51,9 +51,9 @@ class LogisticProbe:
     """Logistic regression on frozen features: a linear head.
 
     `weight` (K, D) and `bias` (K,) float32 apply to the features as they are. `fold_top1` in
-    percent and `fold_loss` are those of held-out folds at `c`, not numbers where there were none;
-    `tried` has the top-1 of every C. `at_edge`: the best C is the last of the grid. `converged`:
-    the final fit.
+    percent and `fold_loss` are those of the `num_held_out` images of the folds at `c`, not numbers
+    where there were none; `tried` has the top-1 of every C. `at_edge`: the best C is the last of
+    the grid. `converged`: the final fit.
     """
 
     weight: NDArray[np.float32]
@@ -61,6 +61,7 @@ class LogisticProbe:
     c: float
     fold_top1: float
     fold_loss: float
+    num_held_out: int
     tried: dict[float, float]
     at_edge: bool
     converged: bool
@@ -142,6 +143,7 @@ def logistic_probe(
         c=best,
         fold_top1=top1,
         fold_loss=-negative_loss,
+        num_held_out=sum(len(held_out) for _, held_out in folds),
         tried={c: top1 for c, (top1, _) in sorted(tried.items())},
         at_edge=bool(tried) and not grid[0] < best < grid[-1],
         converged=int(model.n_iter_.max()) < MAX_ITERATIONS,
