@@ -17,6 +17,7 @@ from deit_transfer.files import write_text_atomic
 
 RECIPE_FILE = "recipe.toml"
 CLASSES_FILE = "classes.json"
+DATA_FILE = "data.json"
 KEY_FILE = "run_key.json"
 ENVIRONMENT_FILE = "environment.json"
 RESULT_FILE = "result.json"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deit_transfer.errors import UsageError
 from deit_transfer.runs.folder import (
+    DATA_FILE,
     ENVIRONMENT_FILE,
     RESULT_FILE,
     RunFolder,
@@ -95,7 +96,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         "result": folder.read_json(RESULT_FILE),
         "epochs": folder.metrics(),
         "pretrained": folder.read_json("load_report.json"),
-        "data": folder.read_json("data.json"),
+        "data": folder.read_json(DATA_FILE),
         "environment": folder.read_json(ENVIRONMENT_FILE),
     }
 
