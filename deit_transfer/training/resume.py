@@ -21,6 +21,7 @@ from deit_transfer.runs.folder import (
     RECIPE_FILE,
     RunFolder,
     create_named_folder,
+    open_run,
     taken,
 )
 from deit_transfer.runs.key import PLACE_SETTINGS, find_by_key
@@ -154,6 +155,7 @@ def _find_earlier(
         raise taken(folder)
     if not folder.is_run:
         _begin(folder, recipe, key)
+    open_run(folder.path)
     if folder.read_json(KEY_FILE).get("key") != key:
         changed = _changes(load_recipe(str(folder.path / RECIPE_FILE)), recipe)
         raise UsageError(
