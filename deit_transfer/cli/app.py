@@ -169,6 +169,9 @@ def deit_transfer(
 def main() -> None:
     """Run the command line; known errors end in one sentence, a hint and their exit code."""
     set_command_line(sys.argv[1:])
+    # Threads that wait for each other in a busy loop take the cores from those that work, wherever
+    # something else runs too: to be said before torch loads its OpenMP (docs/performance.md)
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     end_with_launcher()
     try:
         app()

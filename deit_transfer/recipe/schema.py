@@ -78,7 +78,7 @@ class Model(Section):
         description="Train all (none), or only: head, attention, last-N (the last N blocks).",
     )
     head_start: Literal["random", "features"] = Field(
-        default="random", description="Draw a new head, or fit it to the frozen features first."
+        default="random", description="Draw a new head, or fit it to frozen features first."
     )
     keep_head: bool = Field(
         default=False, description="Keep the pretrained head when it has the same classes."

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.errors import ResourceError, RunLockedError
+from deit_transfer.errors import DataError, ResourceError, RunLockedError
 from deit_transfer.runs.folder import RESULT_FILE, RunFolder, find_runs
 
 
@@ -43,7 +43,10 @@ def clean_runs(out: Path, *, dry_run: bool) -> dict[str, Any]:
 
 def _reason_to_keep(folder: RunFolder) -> str:
     """Return why a run's checkpoints are still needed; empty where they are not."""
-    state = folder.status().get("state", "unknown")
+    try:
+        state = folder.status().get("state", "unknown")
+    except DataError:
+        return "damaged"
     if not (folder.path / RESULT_FILE).is_file() or not (folder.path / "model.json").is_file():
         return f"{state}: --resume goes on from them"
     return "" if state == "done" else state

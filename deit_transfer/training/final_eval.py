@@ -72,7 +72,7 @@ def _result(trainer: Trainer, predictions: Predictions, chosen: dict[str, Any]) 
     published = splits.dataset.info.name
     paper = paper_top1(published, recipe.model.name, recipe.mode, resolution=resolution)
     last = trainer.records[-1]
-    plan, repeats = trainer.setup.durations, recipe.augment.repeats
+    plan, repeats = trainer.durations, recipe.augment.repeats
     trainer.count_seconds()
     result: dict[str, Any] = {
         "run": str(trainer.folder),
@@ -84,7 +84,7 @@ def _result(trainer: Trainer, predictions: Predictions, chosen: dict[str, Any]) 
         **score_facts(predictions, splits.test),
         "headline": recipe.data.headline,
         "images_seen": counters.images_seen,
-        "epochs": trainer.setup.durations.epochs,
+        "epochs": trainer.durations.epochs,
         "unique_images_per_epoch": -(-plan.images_per_epoch // repeats),
         # repeated augmentation shows fewer images more often: three views are one pass
         "passes": counters.images_seen / repeats / len(splits.train),

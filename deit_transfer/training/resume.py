@@ -15,11 +15,13 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.environment import describe_environment
 from deit_transfer.runs.folder import (
     CLASSES_FILE,
+    DATA_FILE,
     ENVIRONMENT_FILE,
     KEY_FILE,
     RECIPE_FILE,
     RunFolder,
     create_named_folder,
+    open_run,
     taken,
 )
 from deit_transfer.runs.key import PLACE_SETTINGS, find_by_key
@@ -94,12 +96,13 @@ def record_data(folder: RunFolder, splits: DataSplits) -> None:
     """Write down a run's classes, in label order, and which images it saw."""
     folder.write_json(CLASSES_FILE, {"class_names": list(splits.class_names)})
     folder.write_json(
-        "data.json",
+        DATA_FILE,
         {
             "dataset": splits.name,
             "layout": splits.dataset.layout,
             "root": str(splits.dataset.root) if splits.dataset.root is not None else None,
             "notes": list(splits.dataset.notes),
+            "gray_white": splits.train.gray_white,
             "counts": splits.counts,
             "fingerprint": splits.fingerprint,
             "label_fingerprint": splits.label_fingerprint,
@@ -152,6 +155,7 @@ def _find_earlier(
         raise taken(folder)
     if not folder.is_run:
         _begin(folder, recipe, key)
+    open_run(folder.path)
     if folder.read_json(KEY_FILE).get("key") != key:
         changed = _changes(load_recipe(str(folder.path / RECIPE_FILE)), recipe)
         raise UsageError(

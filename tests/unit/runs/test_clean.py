@@ -53,3 +53,10 @@ def test_a_run_in_use_is_left_alone(runs: Path) -> None:
     assert facts["removed"] == []
     assert "in use by another process" in [row["reason"] for row in facts["kept"]]
     assert (runs / "done" / "checkpoints").exists()
+
+
+def test_a_damaged_run_is_left_alone(runs: Path) -> None:
+    (runs / "done" / "status.json").write_text("{}")
+    facts = clean_runs(runs, dry_run=False)
+    assert facts["removed"] == []
+    assert "damaged" in [row["reason"] for row in facts["kept"]]
