@@ -84,13 +84,7 @@ def export(
     predictor = open_predictor(str(run), overrides=IN_FLOAT32)
     with StopSignals(hint="") as stop:
         images, asked_of = _images(predictor, stop)
-        subject = ExportSubject(
-            name=predictor.subject.name,
-            classifier=predictor.subject.classifier,
-            class_names=predictor.class_names,
-            crop_pct=build.evaluation_crop(predictor.recipe),
-            images=images,
-        )
+        subject = _subject(predictor, images)
         scored = _ask_run(predictor, images, stop, _first_half(progress, len(images)))
         with _beside(place) as temporary:
             notes = _write(wanted, subject, temporary, raw=raw)
@@ -107,9 +101,7 @@ def export(
         "to": to,
         "path": str(place),
         "holds": wanted.holds,
-        "model": subject.classifier.name,
-        "num_classes": len(subject.class_names),
-        "resolution": subject.classifier.resolution,
+        **_network_facts(subject),
         "asked_of": asked_of,
         "runtime": opened.runtime,
         **facts,
@@ -171,6 +163,24 @@ def _images(predictor: Predictor, stop: StopSignals) -> tuple[ImageSet, str]:
         images = images.subset(np.linspace(0, total - 1, MOST_IMAGES).astype(np.int64))
     of = f" of {total:,}" if total > len(images) else ""
     return images, f"{len(images):,}{of} {name} images of {splits.name}"
+
+
+def _subject(predictor: Predictor, images: ImageSet) -> ExportSubject:
+    return ExportSubject(
+        name=predictor.subject.name,
+        classifier=predictor.subject.classifier,
+        class_names=predictor.class_names,
+        crop_pct=build.evaluation_crop(predictor.recipe),
+        images=images,
+    )
+
+
+def _network_facts(subject: ExportSubject) -> dict[str, Any]:
+    return {
+        "model": subject.classifier.name,
+        "num_classes": len(subject.class_names),
+        "resolution": subject.classifier.resolution,
+    }
 
 
 def _ask_run(

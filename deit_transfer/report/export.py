@@ -19,7 +19,7 @@ def export_screen(facts: Facts) -> Screen:
             ("asked about", facts["asked_of"]),
             ("by", facts["runtime"]),
             ("top-1", f"{_top1(facts['top1_before'])} {arrow} {_top1(facts['top1_after'])}"),
-            ("decisions", f"{_share(facts)} as they must be"),
+            ("decisions", f"{_share(facts)} equal"),
             ("probabilities", f"at most {facts['most_apart']:.1g} apart"),
         ]
         if "change" in facts:
