@@ -346,8 +346,8 @@ def _notes(
         )
     if wanted.name == "hf" and facts["equal_to_run"] < facts["num_images"]:
         notes.append(
-            "transformers rounds the margins of the crop down: some images are seen one pixel "
-            f"aside, and {_of(facts)} decisions are those of evaluate"
+            "transformers resizes by code of its own and rounds a crop's margins down: "
+            f"{_of(facts)} decisions are those of evaluate"
         )
     if facts["ties"] and wanted.name != "onnx-int8":
         tied = counted(len(facts["ties"]), "image")

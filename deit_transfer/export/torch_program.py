@@ -30,9 +30,12 @@ def exported_program(subject: ExportSubject) -> torch.export.ExportedProgram:
     side = subject.classifier.resolution
     example = torch.zeros(2, 3, side, side)
     shapes: Any = ({0: torch.export.Dim("batch")},)
-    return torch.export.export(
+    program = torch.export.export(
         ScoredNetwork(subject.classifier).eval(), (example,), dynamic_shapes=shapes
     )
+    for node in program.graph.nodes:  # they name files of this machine
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 class TorchExport(OpenedExport):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ def test_a_raw_onnx_file_takes_normalized_images(plain: Path, tmp_path: Path) ->
     assert b"site-packages" not in (tmp_path / "raw.onnx").read_bytes()
     known = session.get_modelmeta().custom_metadata_map
     assert json.loads(known["class_names"]) == list(NAMES)
+
+
+def test_a_program_names_no_files_of_this_machine(plain: Path, tmp_path: Path) -> None:
+    export(plain, to="torch", out=tmp_path / "a.pt2")
+    with zipfile.ZipFile(tmp_path / "a.pt2") as archive:
+        assert not any(b"site-packages" in archive.read(name) for name in archive.namelist())
 
 
 def test_8_bits_are_half_the_size_and_lose_little(plain: Path, tmp_path: Path) -> None:
