@@ -23,7 +23,7 @@ from deit_transfer.data.pipeline.image_ops import Pixels
 from deit_transfer.engine.inference import Predictions
 from deit_transfer.engine.losses import late_fusion
 from deit_transfer.engine.signals import StopSignals
-from deit_transfer.errors import ResourceError, UsageError
+from deit_transfer.errors import CheckpointError, ResourceError, UsageError
 from deit_transfer.evaluation.eval_splits import splits_of_run
 from deit_transfer.evaluation.predictor import Predictor, open_predictor, predictor_at
 from deit_transfer.export.formats import (
@@ -234,7 +234,19 @@ def _write(wanted: ExportFormat, subject: ExportSubject, path: Path, *, raw: boo
 
 
 def _open(wanted: ExportFormat, path: Path) -> OpenedExport:
-    """Open an export by its own runtime."""
+    """Open an export by its own runtime; raises CheckpointError where that refuses the file."""
+    try:
+        return _opened(wanted, path)
+    except Exception as error:  # each runtime has its own
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise CheckpointError(
+            f"the {wanted.name} file cannot be opened, and was removed: "
+            f"{type(error).__name__}: {reason}",
+            hint="Please open an issue; --to timm needs no other runtime",
+        ) from error
+
+
+def _opened(wanted: ExportFormat, path: Path) -> OpenedExport:
     if wanted.name == "timm":
         from deit_transfer.export.timm_folder import TimmExport
 

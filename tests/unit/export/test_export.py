@@ -73,6 +73,37 @@ def test_a_raw_onnx_file_takes_normalized_images(plain: Path, tmp_path: Path) ->
     assert json.loads(known["class_names"]) == list(NAMES)
 
 
+def test_a_file_that_its_runtime_refuses_is_removed(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_wanted: Any, _subject: ExportSubject, path: Path, *, raw: bool) -> list[str]:
+        path.write_bytes(b"no checkpoint")
+        return []
+
+    monkeypatch.setattr(exporting, "_write", damaged)
+    with pytest.raises(CheckpointError, match="deit file cannot be opened, and was removed"):
+        export(plain, to="deit", out=tmp_path / "a.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["static", "dynamic"])
+def test_both_ways_of_8_bits_open_behind_the_view(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    needed("onnx-int8")
+    from deit_transfer.export import onnx_int8
+
+    made: list[str] = []
+
+    def agreement(*_answers: Any) -> float:
+        made.append("static" if not made else "dynamic")
+        return float(made[-1] == way)
+
+    monkeypatch.setattr(onnx_int8, "_agreement", agreement)
+    facts = export(plain, to="onnx-int8", out=tmp_path / "a.onnx", tolerance=50)
+    assert f"quantized the {way} way" in facts["notes"][0]
+
+
 def test_a_program_names_no_files_of_this_machine(plain: Path, tmp_path: Path) -> None:
     export(plain, to="torch", out=tmp_path / "a.pt2")
     with zipfile.ZipFile(tmp_path / "a.pt2") as archive:
