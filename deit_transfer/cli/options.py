@@ -84,6 +84,9 @@ SubjectArgument = Annotated[
         help="Folder of a finished run, MODEL, or MODEL=WEIGHTS.",
     ),
 ]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", callback=expand_home, help="A finished run's folder.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 DataDirOption = Annotated[

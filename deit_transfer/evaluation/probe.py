@@ -209,7 +209,12 @@ def _write_run(
     stored = predictions_to_store(probed.head_predictions, splits.test)
     folder.write_json(ENVIRONMENT_FILE, describe_environment())
     record_data(folder, splits)
-    write_model_files(folder.path, probed.classifier, class_names=splits.class_names)
+    write_model_files(
+        folder.path,
+        probed.classifier,
+        class_names=splits.class_names,
+        crop_pct=build.evaluation_crop(recipe),
+    )
     write_predictions(folder.path / PREDICTIONS_FILE, stored)
     folder.write_text(RECIPE_FILE, dump_recipe(recipe))
     own = score_facts(probed.head_predictions, splits.test)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deit_transfer.errors import DataError
-from deit_transfer.models.pretrained import WEIGHTS_FILE, PretrainedWeights
+from deit_transfer.models.pretrained import PretrainedWeights, weights_path
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import KEY_FILE, RESULT_FILE, RunFolder, find_runs
 
@@ -74,7 +74,7 @@ def _digest(start: PretrainedWeights) -> str:
 
 def _teacher_digest(teacher: str) -> str:
     """Return what names a teacher's weights; a network given by name has its published ones."""
-    weights = Path(teacher) / WEIGHTS_FILE
+    weights = weights_path(Path(teacher))
     if not weights.is_file():
         return teacher
     with weights.open("rb") as file:

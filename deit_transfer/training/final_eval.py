@@ -11,6 +11,7 @@ from deit_transfer.models.pretrained import write_model_files
 from deit_transfer.paper.values import paper_top1
 from deit_transfer.runs.folder import PREDICTIONS_FILE, RESULT_FILE
 from deit_transfer.runs.predictions import predictions_to_store, write_predictions
+from deit_transfer.training import build
 from deit_transfer.training.trainer import Trainer
 
 
@@ -24,6 +25,7 @@ def finish(trainer: Trainer, *, teacher_top1: float | None) -> dict[str, Any]:
             trainer.folder.path,
             trainer.setup.classifier,
             class_names=trainer.setup.splits.class_names,
+            crop_pct=build.evaluation_crop(trainer.setup.recipe),
         )
     trainer.callbacks.scoring("test")
     predictions = trainer.predict(trainer.setup.classifier, trainer.setup.splits.test)

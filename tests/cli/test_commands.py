@@ -140,9 +140,7 @@ def test_a_recorded_recipe_can_be_run_again_to_the_same_weights(
     ended = run_program(*command, folder=workplace)
     assert ended.code == 0, ended.err
     again = workplace / "runs" / "again"
-    assert (again / "weights.safetensors").read_bytes() == (
-        run / "weights.safetensors"
-    ).read_bytes()
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
 def test_finetune_starts_from_a_run_and_tells_what_it_took(

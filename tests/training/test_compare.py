@@ -197,8 +197,8 @@ def test_the_soup_is_the_average_of_its_runs_and_is_a_run(place: Path, first: En
     [run] = soup["runs"]
     assert (soup["soup_of"], soup["n"], run["seed"]) == ("finetune", 1, None)
     members = [run["run"] for run in first.json["arms"][1]["runs"]]
-    averaged = load_file(place / run["run"] / "weights.safetensors")
-    weights = [load_file(place / member / "weights.safetensors") for member in members]
+    averaged = load_file(place / run["run"] / "model.safetensors")
+    weights = [load_file(place / member / "model.safetensors") for member in members]
     for key, value in averaged.items():
         expected = np.mean([one[key].astype(np.float64) for one in weights], axis=0)
         np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-8)
