@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--model", default="deit_tiny_patch16_224")
     parser.add_argument("--datasets", nargs="+", help="names of folders; default: all")
-    parser.add_argument("--labels", nargs="+", type=int, default=[5, 25, 100], help="per class")
+    parser.add_argument(
+        "--labels", nargs="+", type=int, default=[5, 25, 100], help="per class; 0: all"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=["probe", "finetune", "plain"])
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar="NAME")
@@ -92,9 +94,10 @@ def measure(
         return
     tree = options.folder / name
     classes = sorted(path.name for path in (tree / "train").iterdir())
-    if labels * len(classes) > sum(1 for _ in (tree / "train").glob("*/*")):
+    num_images = sum(1 for _ in (tree / "train").glob("*/*"))
+    if labels * len(classes) > num_images:
         return
-    limit = labels * len(classes)
+    limit = labels * len(classes) or num_images
     began = time.perf_counter()
     if arm == "plain":
         like = next(
@@ -137,7 +140,7 @@ def measure(
         "images_seen": scored["images_seen"],
         "seconds": round(time.perf_counter() - began, 1),
     }
-    for key in ("embedding", "C", "head_top1"):
+    for key in ("mean_per_class", "embedding", "C"):
         if key in scored:
             cell[key] = scored[key]
     with options.out.open("a") as file:

@@ -18,7 +18,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from deit_transfer.batch import Batch
-from deit_transfer.data.pipeline.loader import StepBatches
+from deit_transfer.data.pipeline.loader import LoadedStep
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.loop import train_steps
 from deit_transfer.engine.losses import make_objective
@@ -40,7 +40,13 @@ def made_up(batch_size: int, resolution: int, device: torch.device) -> tuple[Ten
 
 
 def timm_step(
-    *, name: str, batch_size: int, resolution: int, device_name: str, autocast: bool
+    *,
+    name: str,
+    batch_size: int,
+    resolution: int,
+    device_name: str,
+    autocast: bool,
+    compiled: bool = False,
 ) -> Work:
     """Prepare a step of timm's parts, in the order of its train.py."""
     device = resolve_device(device_name)
@@ -48,6 +54,8 @@ def timm_step(
     images, targets = made_up(batch_size, resolution, device)
     model = timm.create_model(name, num_classes=NUM_CLASSES, img_size=resolution).to(device)
     model.train()
+    if compiled:
+        model.compile()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05)
     loss_of = SoftTargetCrossEntropy()
 
@@ -88,9 +96,9 @@ def our_step(
         epoch=0,
     )
 
-    def endless() -> Iterator[StepBatches]:
+    def endless() -> Iterator[LoadedStep]:
         for step in itertools.count():
-            yield StepBatches(
+            yield LoadedStep(
                 micro_batches=[batch], numbers=[0], global_batch_size=batch_size, epoch=0, step=step
             )
 

@@ -180,6 +180,10 @@ class TrainingFlags:
         float | None,
         typer.Option("--time-budget", metavar="MINUTES", help="Fit training into this time."),
     ] = None
+    balance: Annotated[
+        str | None,
+        typer.Option("--balance", help="Classes as if equally frequent: logits, or none."),
+    ] = None
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -226,6 +230,7 @@ FLAG_LOCATIONS = {
     "device": "run.device",
     "precision": "run.precision",
     "time_budget": "run.time_budget_minutes",
+    "balance": "optim.balance",
     "teacher": "distill.teacher",
     "distill": "distill.kind",
 }

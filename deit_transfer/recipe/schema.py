@@ -154,6 +154,9 @@ class Optim(Section):
     label_loss: Literal["ce", "bce"] = Field(
         default="ce", description="Loss on labels: cross-entropy or binary cross-entropy."
     )
+    balance: Literal["none", "logits"] = Field(
+        default="none", description="Train for classes as if equally frequent (logit adjustment)."
+    )
     ema: bool = Field(default=True, description="Keep and score an average of the weights.")
     ema_decay: float | None = Field(
         default=None, gt=0, lt=1, description="Decay of the average; left out: fits the run."

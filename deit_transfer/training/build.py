@@ -114,7 +114,7 @@ def ema(recipe: Recipe, classifier: Classifier, *, total_steps: int) -> Ema | No
     return Ema(classifier, decay=recipe.optim.ema_decay or decay_for(total_steps))
 
 
-def objective(recipe: Recipe) -> Objective:
+def objective(recipe: Recipe, splits: DataSplits) -> Objective:
     """Choose the training objective."""
     return make_objective(
         kind=recipe.distill.kind,
@@ -124,7 +124,14 @@ def objective(recipe: Recipe) -> Objective:
         tau=recipe.distill.tau,
         two_class_tokens=recipe.model.two_class_tokens,
         compat_deit=recipe.compat == "deit",
+        class_shares=class_shares(splits) if recipe.optim.balance == "logits" else None,
     )
+
+
+def class_shares(splits: DataSplits) -> Tensor:
+    """Return each class's share of the training images (K,); one without any counts as one."""
+    counts = np.bincount(splits.train.labels, minlength=len(splits.class_names)).clip(min=1)
+    return torch.from_numpy(counts / counts.sum()).float()
 
 
 def learning_rates(recipe: Recipe, plan: Durations) -> Callable[[float], float]:

@@ -47,6 +47,7 @@ def start_heads(
     normalize: Callable[[Tensor], Tensor],
     device: torch.device,
     precision: Precision,
+    class_shares: Tensor | None = None,
     most_seconds: float = math.inf,
 ) -> HeadStart | None:
     """Fit every linear head to the features of these images; None where they are of one class.
@@ -57,6 +58,7 @@ def start_heads(
         normalize: From pixels (B, 3, H, W) uint8 to the network's input.
         device: Where the network is.
         precision: Of the forward passes.
+        class_shares: (K,) shares of the classes that a balanced loss will add to the logits.
         most_seconds: The batches that have been read by then have to do.
     """
     began = time.monotonic()
@@ -85,6 +87,8 @@ def start_heads(
     for head, fit in zip(heads, fits, strict=True):
         # a class that these images lack will be learned: it starts level with the rarest
         bias = np.where(np.isin(np.arange(len(fit.bias)), labels), fit.bias, fit.bias[labels].min())
+        if class_shares is not None:
+            bias = bias - class_shares.log().numpy()
         set_head(head, fit.weight, bias.astype(np.float32))
     return HeadStart(fits=fits, num_images=len(labels), seconds_per_image=seconds / len(labels))
 

@@ -183,6 +183,7 @@ def _start_heads(
         normalize=build.normalization(classifier),
         device=device,
         precision=precision,
+        class_shares=build.class_shares(splits) if recipe.optim.balance == "logits" else None,
         most_seconds=math.inf if budget is None else 60 * budget * HEAD_START_SHARE,
     )
 
@@ -198,7 +199,7 @@ def build_train_state(setup: RunSetup, *, teacher: TeacherFunction | None) -> Tr
     return TrainState(
         model=classifier,
         optimizer=build.optimizer(recipe, classifier),
-        objective=build.objective(recipe),
+        objective=build.objective(recipe, setup.splits),
         batch_transforms=build.batch_transforms(recipe, classifier, setup.device),
         lr_at=build.learning_rates(recipe, durations),
         precision=setup.precision,

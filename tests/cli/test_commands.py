@@ -163,6 +163,17 @@ def test_resume_without_a_name_finds_the_finished_run(workplace: Path, finished:
     assert "finished already" in ended.said
 
 
+def test_a_finished_run_that_should_be_longer_names_the_command(
+    workplace: Path, finished: Ended
+) -> None:
+    longer = ("scratch", "photos", *QUICK, "--epochs=9", "--lr=0.05", "--name=first", "--resume")
+    ended = run_program(*longer, folder=workplace)
+    assert ended.code == 2
+    assert "first is finished" in ended.said
+    assert "schedule.epochs was 6 and is 9" in ended.said
+    assert "--from runs/first --epochs 9" in ended.said
+
+
 def test_a_time_budget_shortens_a_run_and_says_so(workplace: Path) -> None:
     command = ("plan", "scratch", "photos", *QUICK, "--epochs=5000", "--time-budget=0.01")
     shown, told = answers(workplace, *command)
