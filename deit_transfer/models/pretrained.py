@@ -32,7 +32,7 @@ from deit_transfer.models.variants import find_variant
 from deit_transfer.models.weights_file import WEIGHTS_SUFFIXES, read_weights_file
 
 WEIGHTS_FILE = "model.safetensors"
-EARLIER_WEIGHTS_FILE = "weights.safetensors"  # before 0.2
+EARLIER_WEIGHTS_FILE = "weights.safetensors"  # of earlier runs
 MODEL_FILE = "model.json"
 
 RUN_MARK = "recipe.toml"  # the last file with which a run's folder begins

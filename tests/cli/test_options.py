@@ -9,7 +9,7 @@ from deit_transfer.recipe.loader import field_locations
 TRAINING = {
     "--model", "--recipe", "--data-dir", "--rank", "--epochs", "--batch-size", "--lr",
     "--resolution", "--seed", "--train-limit", "--fraction", "--workers", "--device", "--precision",
-    "--time-budget", "--set", "--teacher", "--distill", "--teacher-cache",
+    "--balance", "--time-budget", "--set", "--teacher", "--distill", "--teacher-cache",
 }  # fmt: skip
 PLACE = {"--out", "--name", "--resume", "--nproc"}
 SCREEN = {"--json", "--quiet", "-q"}
