@@ -20,6 +20,7 @@ PLACE_SETTINGS = {
     "run.save_every_minutes",
     "run.attention",
     "run.compile",
+    "run.graph",
     "run.precision",
     "distill.cache",
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from deit_transfer.data.splits import take_limit
+from deit_transfer.engine.captured_step import capture_cuda_graph
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.precision import (
@@ -22,6 +23,12 @@ from deit_transfer.recipe.durations import Durations
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.training import build
 from deit_transfer.training.data_splits import DataSplits
+from deit_transfer.training.fast_steps import (
+    StepChoice,
+    choose_capture,
+    choose_compiling,
+    why_read_at_once,
+)
 from deit_transfer.training.head_start import start_heads
 from deit_transfer.training.time_budget import fit_budget, images_per_second, training_seconds
 
@@ -55,6 +62,8 @@ class RunSetup:
     attention: Attention
     keeps_memory: bool
     estimated_s: float | None
+    compiling: StepChoice
+    capture: StepChoice
     world: World
 
 
@@ -108,7 +117,8 @@ def set_up_run(
             fit_budget(durations, estimated_s=estimated_s, budget_s=budget_s)
         )
         estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
-    if recipe.run.compile:
+    compiling = choose_compiling(recipe, device, estimated_s=estimated_s)
+    if compiling.on:
         compile_network(classifier, device=device)
     return RunSetup(
         recipe=recipe,
@@ -122,6 +132,15 @@ def set_up_run(
         attention=attention,
         keeps_memory=keeps_memory,
         estimated_s=estimated_s,
+        compiling=compiling,
+        capture=choose_capture(
+            recipe,
+            classifier,
+            device,
+            precision,
+            total_steps=durations.total_steps,
+            world=world,
+        ),
         world=world,
     )
 
@@ -156,6 +175,7 @@ def _attention(recipe: Recipe, precision: Precision) -> Attention:
 def build_train_state(setup: RunSetup, *, teacher: TeacherFunction | None) -> TrainState:
     """Build the optimizer, the EMA and the rest of what updates the network."""
     recipe, classifier, durations = setup.recipe, setup.classifier, setup.durations
+    on_cuda = setup.device.type == "cuda"
     return TrainState(
         model=classifier,
         optimizer=build.optimizer(recipe, classifier),
@@ -172,4 +192,8 @@ def build_train_state(setup: RunSetup, *, teacher: TeacherFunction | None) -> Tr
         clip_grad_norm=recipe.optim.clip_grad_norm,
         forward_size=build.forward_size(recipe, classifier, setup.world),
         world=setup.world,
+        read_late=on_cuda and not why_read_at_once(recipe, classifier, setup.precision),
+        capture=capture_cuda_graph if setup.capture.on else None,
+        teacher_sees_images_only=recipe.distill.cache is None,
+        copy_stream=torch.cuda.Stream(setup.device) if on_cuda else None,
     )
