@@ -17,7 +17,8 @@ def compile_network(network: nn.Module, *, device: torch.device, backend: str = 
     """Compile a network in place: each of its blocks, or the whole where it has none.
 
     The blocks of a transformer share their code, which is generated once for each shape of their
-    input; with drop path, whose rate grows from block to block, each has code of its own. The weights keep their names, and copies of the network are not compiled.
+    input; with drop path, whose rate grows from block to block, each has code of its own. The
+    weights keep their names, and copies of the network are not compiled.
 
     Args:
         network: Already on `device`.
