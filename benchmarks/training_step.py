@@ -18,7 +18,8 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from deit_transfer.batch import Batch
-from deit_transfer.data.pipeline.loader import StepBatches
+from deit_transfer.data.pipeline.loader import LoadedStep
+from deit_transfer.engine.captured_step import capture_cuda_graph
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.loop import train_steps
 from deit_transfer.engine.losses import make_objective
@@ -63,9 +64,20 @@ def timm_step(
 
 
 def our_step(
-    *, name: str, batch_size: int, resolution: int, device_name: str, compiled: bool = False
+    *,
+    name: str,
+    batch_size: int,
+    resolution: int,
+    device_name: str,
+    compiled: bool = False,
+    captured: bool = False,
+    waits: bool = True,
 ) -> Work:
-    """Prepare a step of the program's own loop."""
+    """Prepare a step of the program's own loop; on CUDA its numbers are read one step late.
+
+    With `waits` a call returns when its step is done, else as a run goes on: when the next step may
+    be given to the device.
+    """
     device = resolve_device(device_name)
     precision = resolve_precision("auto", device)
     kept = keep_freed_memory()
@@ -88,9 +100,9 @@ def our_step(
         epoch=0,
     )
 
-    def endless() -> Iterator[StepBatches]:
+    def endless() -> Iterator[LoadedStep]:
         for step in itertools.count():
-            yield StepBatches(
+            yield LoadedStep(
                 micro_batches=[batch], numbers=[0], global_batch_size=batch_size, epoch=0, step=step
             )
 
@@ -107,12 +119,15 @@ def our_step(
         seed=0,
         augment_seed=0,
         scaler=precision.make_scaler(),
+        read_late=device.type == "cuda" and precision.name != "fp16",
+        capture=capture_cuda_graph if captured else None,
     )
     reports = train_steps(state, endless())
 
     def step() -> None:
         next(reports)
-        wait_for(device)
+        if waits:
+            wait_for(device)
 
     return step
 
