@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CPU ?=
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-both check format lint types layers recipe-page
+.PHONY: setup demo test test-both check format lint types layers dependencies recipe-page
 
 setup: $(READY)
 
@@ -36,7 +36,7 @@ test-both: $(READY)
 	DEIT_TRANSFER_CPUINFO=$(CURDIR)/tests/cpuinfo/without-bf16 $(BIN)/python -m pytest -n 2 --dist loadfile
 	DEIT_TRANSFER_CPUINFO=$(CURDIR)/tests/cpuinfo/with-bf16 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: format lint types layers test-both
+check: format lint types layers dependencies test-both
 
 format: $(READY)
 	$(BIN)/ruff format --check .
@@ -52,3 +52,7 @@ recipe-page: $(READY)
 
 layers: $(READY)
 	$(BIN)/lint-imports
+
+# Every import is a declared dependency, and every dependency is imported.
+dependencies: $(READY)
+	$(BIN)/deptry .

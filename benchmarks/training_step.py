@@ -41,7 +41,13 @@ def made_up(batch_size: int, resolution: int, device: torch.device) -> tuple[Ten
 
 
 def timm_step(
-    *, name: str, batch_size: int, resolution: int, device_name: str, autocast: bool
+    *,
+    name: str,
+    batch_size: int,
+    resolution: int,
+    device_name: str,
+    autocast: bool,
+    compiled: bool = False,
 ) -> Work:
     """Prepare a step of timm's parts, in the order of its train.py."""
     device = resolve_device(device_name)
@@ -49,6 +55,8 @@ def timm_step(
     images, targets = made_up(batch_size, resolution, device)
     model = timm.create_model(name, num_classes=NUM_CLASSES, img_size=resolution).to(device)
     model.train()
+    if compiled:
+        model.compile()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05)
     loss_of = SoftTargetCrossEntropy()
 
@@ -71,13 +79,8 @@ def our_step(
     device_name: str,
     compiled: bool = False,
     captured: bool = False,
-    waits: bool = True,
 ) -> Work:
-    """Prepare a step of the program's own loop; on CUDA its numbers are read one step late.
-
-    With `waits` a call returns when its step is done, else as a run goes on: when the next step may
-    be given to the device.
-    """
+    """Prepare a step of the program's own loop; on CUDA its numbers are read one step late."""
     device = resolve_device(device_name)
     precision = resolve_precision("auto", device)
     kept = keep_freed_memory()
@@ -126,8 +129,7 @@ def our_step(
 
     def step() -> None:
         next(reports)
-        if waits:
-            wait_for(device)
+        wait_for(device)
 
     return step
 

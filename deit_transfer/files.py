@@ -43,7 +43,7 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 text so that `path` holds either its old or its new content.
 
     Raises:
-        ResourceError: The disk or the quota is full; the old file is left as it was.
+        ResourceError: It cannot be written, as on a full disk; the old file is left as it was.
     """
     write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))
 
@@ -52,7 +52,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
     """Write bytes to a temporary file beside `path`, flush them to disk, and rename it there.
 
     Raises:
-        ResourceError: The disk or the quota is full; the old file is left as it was.
+        ResourceError: It cannot be written, as on a full disk; the old file is left as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -72,4 +72,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
                 f"no room for {path} ({len(content):,} bytes): {error.strerror}",
                 hint="Free disk space and run the same command again; finished runs are reused",
             ) from error
-        raise
+        raise ResourceError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="Choose a place that can be written, and run the same command again",
+        ) from error

@@ -73,8 +73,8 @@ def build_comparison(
     """Return the comparison of several arms as one JSON-ready object.
 
     The baseline is the arm `scratch` (the first arm without one); every other arm is compared
-    with it, and the leading `delta` is that of `finetune` (the first other arm without one). A
-    soup is compared with the runs that it was made of.
+    with it, and the leading `delta` is that of `finetune` (the first other arm without one).
+    `finetune` is compared with `probe` as well, and a soup with the runs that it was made of.
 
     Args:
         arms: At least one; each with at least one run and no seed twice.
@@ -90,6 +90,9 @@ def build_comparison(
     others = [arm for arm in arms if arm is not baseline and not arm.soup_of]
     others.sort(key=lambda arm: arm.arm != "finetune")
     pairs = [(arm, baseline) for arm in others]
+    finetune, probe = named.get("finetune"), named.get("probe")
+    if finetune and probe and baseline not in (finetune, probe):
+        pairs.append((finetune, probe))
     pairs += [(arm, named[arm.soup_of]) for arm in arms if arm.soup_of]
     differences = [
         _as_json(arm_difference(arm, other, level=level), arm, other) for arm, other in pairs

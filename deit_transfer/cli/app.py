@@ -17,10 +17,12 @@ from deit_transfer.cli import (
     disagree,
     epochs,
     evaluate,
+    export,
     paper,
     plan,
     predict,
     probe,
+    push,
     recipes,
     report,
     runs,
@@ -64,12 +66,17 @@ COMMANDS = {
         "throughput": "Measure images per second of networks.",
         "paper": "Show the paper's tables with your runs beside them.",
     },
+    "Use elsewhere": {
+        "export": "Write a run for timm, transformers, ONNX or torch, checked against it.",
+        "card": "Print a run's model card.",
+        "push": "Upload a run with its card to the Hugging Face hub.",
+    },
     "Data": {
         "data": "List, download, check and preview datasets.",
     },
     "Tools": {
         "recipes": "List, show, compare and check recipes.",
-        "runs": "List, show and compare runs.",
+        "runs": "List, show, compare and clean runs.",
     },
 }
 
@@ -85,6 +92,7 @@ OTHER_NAMES = {
     "infer": "predict",
     "classify": "predict",
     "benchmark": "throughput",
+    "convert": "export",
 }
 
 
@@ -132,6 +140,9 @@ app.command("probe")(probe.probe)
 app.command("disagree")(disagree.disagree)
 app.command("tokens")(tokens.tokens)
 app.command("throughput")(throughput.throughput)
+app.command("export")(export.export)
+app.command("card")(push.card)
+app.command("push")(push.push)
 app.command("paper")(paper.paper)
 app.add_typer(plan.app, name="plan")
 app.add_typer(recipes.app, name="recipes")
@@ -158,6 +169,9 @@ def deit_transfer(
 def main() -> None:
     """Run the command line; known errors end in one sentence, a hint and their exit code."""
     set_command_line(sys.argv[1:])
+    # Threads that wait for each other in a busy loop take the cores from those that work, wherever
+    # something else runs too: to be said before torch loads its OpenMP (docs/performance.md)
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     end_with_launcher()
     try:
         app()

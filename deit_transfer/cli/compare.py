@@ -1,6 +1,5 @@
 """`compare`: from scratch and from pretrained weights, side by side."""
 
-from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -72,6 +71,7 @@ def compare(
     check_new_folder(out, name, what="comparison")
     check_overrides("finetune", datasets[0], flags.overrides())
     from deit_transfer.cli.screens import TrainingScreen
+    from deit_transfer.experiments.compare import ComparisonSettings
     from deit_transfer.experiments.compare import compare as run_comparison
     from deit_transfer.experiments.compare_datasets import compare_datasets
     from deit_transfer.report.comparison import comparison_table
@@ -79,19 +79,19 @@ def compare(
 
     output = Output(as_json=as_json, quiet=quiet)
     alone = len(datasets) == 1
-    program = partial(run_comparison, datasets[0]) if alone else partial(compare_datasets, datasets)
+    settings = ComparisonSettings(
+        start=start or "imagenet",
+        seeds=seeds,
+        arms=split_list(arms, option="--arms", example="scratch,finetune,probe"),
+        fractions=_numbers(fractions),
+        budget=budget,
+        overrides=flags.overrides(),
+    )
     with TrainingScreen(output, several=True) as screen:
-        found = program(
-            start=start or "imagenet",
-            arms=split_list(arms, option="--arms", example="scratch,finetune,probe"),
-            fractions=_numbers(fractions),
-            seeds=seeds,
-            budget=budget,
-            out=out,
-            name=name,
-            overrides=flags.overrides(),
-            callbacks=screen,
-        )
+        if alone:
+            found = run_comparison(datasets[0], settings, out=out, name=name, callbacks=screen)
+        else:
+            found = compare_datasets(datasets, settings, out=out, name=name, callbacks=screen)
     shown = comparison_table(found) if alone else datasets_table(found)
     output.finish(found, "", shown, f"Plot and report: {found['folder']}")
     for failure in found.get("failed", [])[:1]:

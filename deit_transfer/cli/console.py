@@ -57,6 +57,11 @@ class Output:
             lines = [f"  {shlex.join(['deit-transfer', *command])}" for command in commands]
             self.console.print(as_written("\n".join(["", "Next:", *lines])), soft_wrap=True)
 
+    def show_code(self, lines: list[str]) -> None:
+        """Print lines to copy, each whole; people only."""
+        if not self.quiet and not self.as_json:
+            self.console.print(as_written("\n".join(lines)), soft_wrap=True)
+
     def finish(self, value: dict[str, Any], *renderables: RenderableType) -> None:
         """Print the command's result: as JSON if asked for, else as screens."""
         if self.as_json:

@@ -84,6 +84,9 @@ SubjectArgument = Annotated[
         help="Folder of a finished run, MODEL, or MODEL=WEIGHTS.",
     ),
 ]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", callback=expand_home, help="A finished run's folder.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 DataDirOption = Annotated[
@@ -177,6 +180,10 @@ class TrainingFlags:
         float | None,
         typer.Option("--time-budget", metavar="MINUTES", help="Fit training into this time."),
     ] = None
+    balance: Annotated[
+        str | None,
+        typer.Option("--balance", help="Classes as if equally frequent: logits, or none."),
+    ] = None
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -223,6 +230,7 @@ FLAG_LOCATIONS = {
     "device": "run.device",
     "precision": "run.precision",
     "time_budget": "run.time_budget_minutes",
+    "balance": "optim.balance",
     "teacher": "distill.teacher",
     "distill": "distill.kind",
 }

@@ -8,6 +8,7 @@ import typer
 from deit_transfer.cli.console import Output
 from deit_transfer.cli.early_checks import check_datasets, check_subjects
 from deit_transfer.cli.options import (
+    DEFAULT_OUT,
     FLAG_LOCATIONS,
     PATH_LOCATIONS,
     DataDirOption,
@@ -50,7 +51,7 @@ def probe(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", callback=expand_home, help="New folder for result and test predictions."
+            "--out", callback=expand_home, help="New folder for the run; default: below runs/."
         ),
     ] = None,
     device: DeviceOption = None,
@@ -91,7 +92,9 @@ def probe(
             resolution=resolution,
             overrides=overrides,
             cache=cache,
-            out=out,
+            out=DEFAULT_OUT if out is None else out.parent,
+            name=None if out is None else out.name,
             progress=progress,
         )
     output.finish(result, probe_table(result))
+    output.suggest(["predict", result["run"], "photo.jpg"], ["report", result["run"]])

@@ -1,4 +1,4 @@
-"""`runs list|show|compare`: earlier runs, how they ended, and how they differ."""
+"""`runs list|show|compare|clean`: earlier runs, how they ended and differ, and their room."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from deit_transfer.cli.console import Output
-from deit_transfer.cli.early_checks import check_run
+from deit_transfer.cli.early_checks import check_folder, check_run
 from deit_transfer.cli.options import DEFAULT_OUT, JsonFlag, expand_home
 from deit_transfer.errors import DataError
 
-app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List, show, compare and clean runs.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command("list")
@@ -65,3 +67,22 @@ def compare(
 
     facts = compare_runs(first, second)
     Output(as_json=as_json).finish(facts, run_difference(facts))
+
+
+@app.command()
+def clean(
+    folder: Annotated[
+        Path, typer.Argument(callback=expand_home, help="Folder that holds the runs.")
+    ] = DEFAULT_OUT,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go, and remove nothing.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove the checkpoints of finished runs."""
+    check_folder(folder)
+    from deit_transfer.report.export import clean_screen
+    from deit_transfer.runs.clean import clean_runs
+
+    facts = clean_runs(folder, dry_run=dry_run)
+    Output(as_json=as_json).finish(facts, clean_screen(facts))

@@ -95,8 +95,8 @@ def sweep(
         check_datasets([dataset])
         check_overrides(mode or "finetune", dataset, flags.overrides(), recipe_name=flags.recipe)
     from deit_transfer.cli.screens import TrainingScreen
+    from deit_transfer.experiments.sweep import SweepSettings, sweep_recipes
     from deit_transfer.experiments.sweep import sweep as run_sweep
-    from deit_transfer.experiments.sweep import sweep_recipes
     from deit_transfer.report.sweep import sweep_table
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -112,8 +112,7 @@ def sweep(
                 callbacks=screen,
             )
         else:
-            found = run_sweep(
-                str(dataset),
+            settings = SweepSettings(
                 mode=mode or "finetune",
                 grids=grid or [],
                 ranges=space or [],
@@ -122,10 +121,8 @@ def sweep(
                 start=start,
                 recipe_name=flags.recipe,
                 overrides=flags.overrides(),
-                out=out,
-                name=name,
-                callbacks=screen,
             )
+            found = run_sweep(str(dataset), settings, out=out, name=name, callbacks=screen)
     output.finish(found, "", sweep_table(found), f"Table and settings: {found['folder']}")
     if found["winner"] is None:
         raise _nothing_finished(found)

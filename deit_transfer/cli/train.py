@@ -1,5 +1,6 @@
 """`finetune`, `scratch`, `pretrain` and `teacher fit`: train one run."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -160,8 +161,16 @@ def _run(
             resume=place.resume,
             callbacks=screen if world.is_main else NoCallbacks(),
             world=world,
+            began=_process_began(),
         )
     if world.is_main:
         output.finish(result)
         run = result["run"]
         output.suggest(["predict", run, "photo.jpg"], ["report", run])
+
+
+def _process_began() -> float:
+    """Return when this process began, on the clock of `time.monotonic`."""
+    import psutil
+
+    return time.monotonic() - (time.time() - psutil.Process().create_time())

@@ -8,6 +8,7 @@ import importlib
 import os
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from deit_transfer.data import adapters
@@ -22,6 +23,7 @@ from deit_transfer.data.dataset import (
     Progress,
 )
 from deit_transfer.data.fetch.cache import user_cache
+from deit_transfer.data.pipeline.decode import FULL_RANGE, GRAY_SAMPLE, gray_range
 from deit_transfer.errors import DataError, UsageError, did_you_mean
 
 _MOST_LOOKED_AT = 200  # folders, when the one that was named holds no dataset
@@ -56,7 +58,42 @@ def load_dataset(
         UsageError: The name is unknown and no folder either, or it does not offer the options.
         DataError: The dataset is missing and cannot be fetched, or is at fault.
     """
-    adapter = _configured(name, _adapters().get(name), options or Options())
+    dataset = _load(
+        name,
+        data_dir=data_dir,
+        for_evaluation=for_evaluation,
+        options=options or Options(),
+        progress=progress,
+    )
+    return _decoded_alike(dataset)
+
+
+def _decoded_alike(dataset: Dataset) -> Dataset:
+    """Let every split be decoded in the dataset's one way, whatever it is read from."""
+    reference = dataset.splits.get("train", next(iter(dataset.splits.values())))
+    white = gray_range(reference) if len(reference) else FULL_RANGE
+    notes = [*dataset.notes]
+    if white != FULL_RANGE:
+        notes.append(
+            f"gray images of 16 bits use {white.bit_length()}: {white} is shown as white "
+            f"({GRAY_SAMPLE} images looked at)"
+        )
+    splits = {
+        split: images.shown(apply_exif=dataset.info.apply_exif, gray_white=white)
+        for split, images in dataset.splits.items()
+    }
+    return replace(dataset, splits=splits, notes=notes)
+
+
+def _load(
+    name: str,
+    *,
+    data_dir: Path | None,
+    for_evaluation: bool,
+    options: Options,
+    progress: Progress | None,
+) -> Dataset:
+    adapter = _configured(name, _adapters().get(name), options)
     if adapter is None:
         for opener in _openers():
             if opener.accepts(name):

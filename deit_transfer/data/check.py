@@ -175,7 +175,9 @@ def _look(images: ImageSet, index: int) -> ImageFacts:
         return ImageFacts(_digest(data.tobytes()), width, height, "pixels")
     digest = _digest(data)
     try:
-        found = decode_image(data, apply_exif=images.apply_exif, where="")
+        found = decode_image(
+            data, apply_exif=images.apply_exif, gray_white=images.gray_white, where=""
+        )
     except ImageError as error:
         return ImageFacts(digest, fault=error.message.removeprefix("cannot decode : "))
     height, width = found.pixels.shape[:2]

@@ -30,8 +30,9 @@ class DatasetInfo:
     """The facts of a dataset, known before any of it is read.
 
     `num_classes` is None and `counts` is empty where only the files can tell (any folder).
-    `apply_exif` says whether pictures are turned upright when decoded: yes for people's own
-    photos, no for the benchmarks, whose published figures were measured without it.
+    `apply_exif` says whether pictures are turned upright when decoded, whatever they are read from:
+    yes for people's own photos, no for the benchmarks, whose published figures were measured
+    without it.
     """
 
     name: str
@@ -142,6 +143,7 @@ class ImageSet:
         source: Where images are read; shared, never copied, by `subset`.
         positions: (N,) place of each image in `source`; in order when None.
         apply_exif: Whether a decoded image is turned upright.
+        gray_white: The value of deep gray images (of more than 8 bits) that is white.
         label_sets: All the right answers, where an image may have several; `labels` then holds
             one of them, and scoring goes by the sets.
     """
@@ -154,6 +156,7 @@ class ImageSet:
         source: ImageSource,
         positions: NDArray[np.int64] | None = None,
         apply_exif: bool = False,
+        gray_white: int = 65535,
         label_sets: LabelSets | None = None,
     ) -> None:
         if len(labels) != len(ids):
@@ -163,6 +166,7 @@ class ImageSet:
         self.source = source
         self.positions = np.arange(len(labels)) if positions is None else positions
         self.apply_exif = apply_exif
+        self.gray_white = gray_white
         self.label_sets = label_sets
 
     @classmethod
@@ -219,6 +223,12 @@ class ImageSet:
         sets = self.label_sets.renumber(new_labels) if self.label_sets is not None else None
         return self._with(new_labels[self.labels], np.arange(len(self)), sets)
 
+    def shown(self, *, apply_exif: bool, gray_white: int) -> "ImageSet":
+        """Return the same images, decoded in this way."""
+        images = self._with(self.labels, np.arange(len(self)), self.label_sets)
+        images.apply_exif, images.gray_white = apply_exif, gray_white
+        return images
+
     def _with(
         self, labels: NDArray[np.int64], chosen: NDArray[np.int64], sets: LabelSets | None
     ) -> "ImageSet":
@@ -228,6 +238,7 @@ class ImageSet:
             source=self.source,
             positions=self.positions[chosen],
             apply_exif=self.apply_exif,
+            gray_white=self.gray_white,
             label_sets=sets,
         )
 
@@ -239,6 +250,7 @@ def join(parts: Sequence[ImageSet]) -> ImageSet:
         ids=Strings(name for part in parts for name in part.ids),
         source=Joined(parts),
         apply_exif=parts[0].apply_exif,
+        gray_white=parts[0].gray_white,
     )
 
 

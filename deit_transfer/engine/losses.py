@@ -42,6 +42,20 @@ def label_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * F.log_softmax(logits.float(), dim=-1)).sum(dim=-1).mean()
 
 
+def balanced_label_loss(logits: Tensor, targets: Tensor, *, class_shares: Tensor) -> Tensor:
+    """Return `label_loss` of the logits plus the logarithm of each class's share of the images.
+
+    The sum learns the frequencies of training, so that the logits alone answer as if all classes
+    were as frequent: Menon et al. 2021 (arXiv 2007.07314, equation 10, with tau = 1).
+
+    Args:
+        logits: (B, K).
+        targets: (B, K), rows sum to 1.
+        class_shares: (K,), above 0.
+    """
+    return label_loss(logits.float() + class_shares.to(logits.device).log(), targets)
+
+
 def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the binary cross-entropy, mean over B and K, each class an independent target.
 
@@ -121,6 +135,7 @@ def make_objective(
     tau: float = 3.0,
     two_class_tokens: bool = False,
     compat_deit: bool = False,
+    class_shares: Tensor | None = None,
 ) -> Objective:
     """Choose the objective of a run.
 
@@ -148,12 +163,21 @@ def make_objective(
         tau: Temperature of the soft form, above 0.
         two_class_tokens: The paper's control: two heads, both learning the true label.
         compat_deit: See soft_distillation_loss.
+        class_shares: (K,) share of each class in training, to balance the label loss by; None
+            leaves it.
 
     Raises:
         UsageError: A value is out of range, or two class tokens are combined with a teacher.
     """
     _check_values(kind, through, label, alpha, tau, two_class_tokens)
-    label_loss_fn = label_loss if label == "ce" else bce_loss
+    label_loss_fn: LabelLoss = label_loss if label == "ce" else bce_loss
+    if class_shares is not None:
+        if label != "ce":
+            raise UsageError(
+                "classes are balanced in the cross-entropy alone, and the label loss is bce",
+                hint="Use --set optim.label_loss=ce, or leave --balance out",
+            )
+        label_loss_fn = partial(balanced_label_loss, class_shares=class_shares)
     if kind == "none":
         return partial(_labels_only, label_loss_fn=label_loss_fn, needs_two_heads=two_class_tokens)
     follow_teacher: LabelLoss = hard_distillation_loss

@@ -5,9 +5,8 @@ import gc
 import sys
 from pathlib import Path
 
+import psutil
 import torch
-
-UNKNOWN = float("inf")
 
 
 def synchronize(device: torch.device) -> None:
@@ -28,13 +27,8 @@ def free_cached_memory(device: torch.device) -> None:
 
 
 def free_memory() -> float:
-    """Return the bytes that the system can still give a process; endless where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return UNKNOWN
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return float(found[0]) * 1024 if found else UNKNOWN
+    """Return the bytes that the system can still give a process."""
+    return float(psutil.virtual_memory().available)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,7 +1,6 @@
 """Learning rate schedules as pure functions of the step: resuming needs no state."""
 
 import math
-from typing import Literal
 
 from torch.optim import Optimizer
 
@@ -9,31 +8,30 @@ from deit_transfer.errors import UsageError
 
 
 def learning_rate(
-    step: int,
+    step: float,
     *,
     total_steps: int,
     warmup_steps: int = 0,
     peak_lr: float,
     floor_lr: float = 0.0,
     warmup_lr: float = 0.0,
-    kind: Literal["cosine", "constant"] = "cosine",
 ) -> float:
-    """Return the learning rate of one step: a linear warm-up, then half a cosine or a constant.
+    """Return the learning rate of one step: a linear warm-up, then half a cosine.
 
         step < warmup:  warmup_lr + (peak_lr - warmup_lr) step / warmup
-        cosine:         floor_lr + 1/2 (peak_lr - floor_lr) (1 + cos(pi progress))
+        then:           floor_lr + 1/2 (peak_lr - floor_lr) (1 + cos(pi progress))
         progress:       (step - warmup) / (total - warmup)
 
     The cosine starts where the warm-up ends, so the peak is reached (timm's warmup_prefix=True).
 
     Args:
-        step: From 0; at total_steps and beyond the floor.
+        step: From 0; at total_steps and beyond the floor. A fraction where a time budget stretches
+            the schedule.
         total_steps: Steps of the run, above 0.
         warmup_steps: In [0, total_steps).
         peak_lr: Highest rate, already scaled to the batch.
         floor_lr: Last rate of the cosine, not above peak_lr.
         warmup_lr: Rate of step 0, not above peak_lr.
-        kind: Shape after the warm-up.
 
     Raises:
         UsageError: The floor or the start of the warm-up lies above the peak, or the steps clash.
@@ -46,14 +44,12 @@ def learning_rate(
         )
     if step < warmup_steps:
         return warmup_lr + (peak_lr - warmup_lr) * step / warmup_steps
-    if kind == "constant":
-        return peak_lr
     progress = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
     return floor_lr + 0.5 * (peak_lr - floor_lr) * (1 + math.cos(math.pi * progress))
 
 
 def learning_rate_deit(
-    step: int,
+    step: float,
     *,
     steps_per_epoch: int,
     epochs: int,

@@ -77,7 +77,7 @@ class TrainState:
     optimizer: Optimizer
     objective: Objective
     batch_transforms: BatchTransform
-    lr_at: Callable[[int], float]
+    lr_at: Callable[[float], float]
     precision: Precision
     device: torch.device
     seed: int

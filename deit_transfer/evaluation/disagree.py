@@ -24,6 +24,7 @@ from deit_transfer.report.disagreement import heat_map_png
 from deit_transfer.report.plot_style import check_png
 from deit_transfer.runs.folder import (
     CLASSES_FILE,
+    DATA_FILE,
     PREDICTIONS_FILE,
     RESULT_FILE,
     RunFolder,
@@ -177,7 +178,7 @@ def _covers(folder: RunFolder, dataset: Dataset) -> bool:
     """Return whether a run was scored on this dataset's test images: names and content."""
     wanted = label_fingerprint(dataset.splits, class_names=dataset.class_names)
     predictions = folder.path / PREDICTIONS_FILE
-    if folder.read_json("data.json").get("label_fingerprint") != wanted:
+    if folder.read_json(DATA_FILE).get("label_fingerprint") != wanted:
         return False
     if not predictions.is_file():
         return False

@@ -43,7 +43,7 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.training import build
 
 # to be raised whenever the same description would mean other features
-FORMAT = 2
+FORMAT = 3
 # class tokens of so many last blocks, as DINO's linear probe of small networks reads them
 # (Caron et al. 2021, arXiv 2104.14294, appendix F.2)
 LAST_BLOCKS = 4
@@ -209,6 +209,7 @@ def describe_view(
         "resolution": classifier.resolution,
         "crop": build.evaluation_crop(recipe),
         "upright": images.apply_exif,
+        "gray_white": images.gray_white,
         "colors": [list(classifier.mean), list(classifier.std)],
         "precision": precision.name,
     }

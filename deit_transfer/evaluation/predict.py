@@ -13,11 +13,13 @@ import torch
 from timm.data import ImageNetInfo
 
 from deit_transfer.data.dataset import ImageSet, Progress
+from deit_transfer.data.pipeline.decode import FULL_RANGE, gray_range
 from deit_transfer.data.pipeline.loader import EvalBatches, eval_batches
 from deit_transfer.data.readers.file_listing import list_images
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import DataError, ResourceError
+from deit_transfer.evaluation.load_model import is_run_path
 from deit_transfer.evaluation.outputs import csv_text
 from deit_transfer.evaluation.predictor import (
     Predictor,
@@ -27,6 +29,7 @@ from deit_transfer.evaluation.predictor import (
     predictor_at,
 )
 from deit_transfer.files import check_replaceable, write_text_atomic
+from deit_transfer.runs.folder import DATA_FILE, open_run
 from deit_transfer.runs.predictions import StoredPredictions, predictions_to_store
 from deit_transfer.training import build
 
@@ -62,6 +65,7 @@ def predict(
     predictor = open_predictor(subject, overrides=overrides)
     check_heads(predictor, tuple(heads))
     images, skipped = find_images(paths)
+    images = images.shown(apply_exif=True, gray_white=_gray_white(subject, images))
     asked = predictor_at(predictor)
     batches = _batches(asked, images)
     start = time.perf_counter()
@@ -120,6 +124,15 @@ def find_images(paths: Sequence[Path]) -> tuple[ImageSet, list[str]]:
     files = [str(path) for path in found.values()]
     images = ImageSet.from_files(Path(), files, np.zeros(len(files), np.int64), apply_exif=True)
     return images, [f"skipped files: {counted}"] if counted else []
+
+
+def _gray_white(subject: str, images: ImageSet) -> int:
+    """Return the white of deep gray images: the run's, unless these are brighter."""
+    seen = gray_range(images)
+    if not is_run_path(subject):
+        return seen
+    recorded = open_run(Path(subject).expanduser()).read_json(DATA_FILE).get("gray_white")
+    return seen if recorded in (None, FULL_RANGE) else max(int(recorded), seen)
 
 
 def check_csv(path: Path) -> None:

@@ -1,15 +1,14 @@
 """Probe: how good frozen features are on a dataset, before any training.
 
 The features of every image are computed once and kept (`evaluation/features.py`); logistic
-regression and nearest neighbors are fitted to those of the training images, choose their settings
-on the validation images, take those in as well, and classify the test images once.
+regression and nearest neighbors are fitted to those of all labeled images, choose their settings on
+folds of them, and classify the test images once.
 
 As an arm of a comparison:
 
-    probed = probe_arm(recipe, inputs, start)      # the recipe and data of the fine-tuned arm
-    probed.result       # top1, top5, mean_per_class, loss, seconds, images_seen, seed ... as a
-                        # run's result object has them, and knn_top1, embedding, C ...
-    probed.correct      # (N,) bool, in the order of inputs.test: pairs with the other arms
+    probed = probe_arm(recipe, splits, start)      # the recipe and data of the fine-tuned arm
+    probed.result       # the facts that a run's result object has, and knn_top1, embedding, C ...
+    probed.correct      # (N,) bool, in the order of splits.test: pairs with the other arms
     probed.predictions  # StoredPredictions of the logistic regression, joined by image id
 
 It is deterministic: one seed is enough. `seconds` counts features that were kept by the time
@@ -30,11 +29,11 @@ from deit_transfer.analysis.probe import (
     LogisticProbe,
     NeighborProbe,
     logistic_probe,
+    make_folds,
     neighbor_probe,
 )
 from deit_transfer.analysis.statistics import wilson_interval
 from deit_transfer.data.dataset import ImageSet, Progress, join
-from deit_transfer.data.splits import carve_val
 from deit_transfer.engine.inference import Predictions
 from deit_transfer.engine.precision import (
     Precision,
@@ -43,7 +42,7 @@ from deit_transfer.engine.precision import (
     resolve_precision,
 )
 from deit_transfer.engine.signals import StopSignals
-from deit_transfer.errors import DataError, UsageError
+from deit_transfer.errors import DataError
 from deit_transfer.evaluation.features import Features, extract_features, features_folder
 from deit_transfer.evaluation.load_model import is_run_path, read_model_weights
 from deit_transfer.models.checkpoint_adaptation import LoadReport
@@ -53,15 +52,23 @@ from deit_transfer.models.classifier import (
     is_head_key,
     set_attention,
 )
-from deit_transfer.models.pretrained import IMAGENET, PretrainedWeights, read_pretrained
-from deit_transfer.recipe.loader import load_recipe
+from deit_transfer.models.pretrained import (
+    IMAGENET,
+    PretrainedWeights,
+    read_pretrained,
+    write_model_files,
+)
+from deit_transfer.recipe.loader import dump_recipe, load_recipe
 from deit_transfer.recipe.schema import Recipe
+from deit_transfer.runs.environment import describe_environment
 from deit_transfer.runs.folder import (
+    ENVIRONMENT_FILE,
     PREDICTIONS_FILE,
     RECIPE_FILE,
     RESULT_FILE,
-    create_run_folder,
+    create_named_folder,
     open_run,
+    refuse_taken_name,
 )
 from deit_transfer.runs.predictions import (
     StoredPredictions,
@@ -72,10 +79,10 @@ from deit_transfer.training import build
 from deit_transfer.training.choose_recipe import choose_recipe
 from deit_transfer.training.data_splits import DataSplits, load_splits
 from deit_transfer.training.final_eval import score_facts
+from deit_transfer.training.head_start import linear_heads, set_head
 from deit_transfer.training.label_overlap import label_overlap_notes
+from deit_transfer.training.resume import record_data
 
-# held out for the choice where a recipe holds nothing out: the schema's own default
-CARVED = 0.1
 GO_ON = "Features computed so far are kept: run the same command again to go on"
 
 
@@ -87,24 +94,24 @@ class ProbeRow:
     dimensions: int
     logistic: LogisticProbe
     neighbors: NeighborProbe
-    predictions: Predictions
+    logits: NDArray[np.float32]
     knn_top1: float
     knn_interval: list[float]
 
     def facts(self, test: ImageSet) -> dict[str, Any]:
         """Return the row as plain values, in percent."""
-        scored = score_facts(self.predictions, test)
+        scored = score_facts(_predictions(self.logits, test=test), test)
         return {
             "embedding": self.name,
             "dimensions": self.dimensions,
             "top1": scored["top1"],
             "top1_ci95": scored["top1_ci95"],
-            "val_top1": self.logistic.val_top1,
+            "fold_top1": self.logistic.fold_top1,
             "C": self.logistic.c,
             "C_tried": [list(pair) for pair in self.logistic.tried.items()],
             "knn_top1": self.knn_top1,
             "knn_top1_ci95": self.knn_interval,
-            "knn_val_top1": self.neighbors.val_top1,
+            "knn_fold_top1": self.neighbors.fold_top1,
             "k": self.neighbors.k,
             "votes": self.neighbors.weighing,
         }
@@ -112,11 +119,18 @@ class ProbeRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """The result of a probe; see the top of the module."""
+    """The result of a probe; see the top of the module.
+
+    `classifier` is the network with the logistic regression as its head, or heads;
+    `head_predictions` on test are its own. They are those of `predictions` where the best row is
+    one that a head reads.
+    """
 
     result: dict[str, Any]
     correct: NDArray[np.bool_]
     predictions: StoredPredictions
+    classifier: Classifier
+    head_predictions: Predictions
 
 
 def probe(
@@ -127,9 +141,12 @@ def probe(
     overrides: Mapping[str, Any] | None = None,
     cache: Path | None = None,
     out: Path | None = None,
+    name: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Probe a network's frozen features on a dataset and return the result object.
+
+    With `out`, the network with the logistic regression as its head becomes an ordinary run.
 
     Args:
         subject: A finished run's folder, a network's name with its published weights, or
@@ -139,11 +156,12 @@ def probe(
         overrides: Settings of the dataset's fine-tuning recipe, by dotted location; those of
             data, seed, crop and place count here.
         cache: Folder that keeps features; None takes the user's cache.
-        out: Folder to make for the result and the predictions on test.
+        out: Folder that holds the runs; None writes nothing.
+        name: The run's folder below `out`; None makes one from dataset and model.
         progress: Called with the images computed so far and those to compute.
 
     Raises:
-        UsageError: `out` exists, the subject is no network, or a setting cannot be.
+        UsageError: The name is taken, the subject is no network, or a setting cannot be.
         DataError: The dataset cannot be used.
         CheckpointError: The weights cannot be read.
         StoppedError: A signal arrived.
@@ -152,26 +170,56 @@ def probe(
     recipe = choose_recipe(
         "finetune",
         dataset,
-        # what it starts from is read here; the recipe only needs to know that there is something
-        start=IMAGENET,
+        start=asked.pretrained,
         overrides={
             "model.name": asked.name,
             "model.resolution": resolution or asked.resolution,
+            "model.freeze": "head",
+            "model.head_start": "features",
             **(overrides or {}),
         },
     )
-    if out is not None and out.exists():
-        raise UsageError(f"{out} exists already", hint="Give the result another --out")
+    if out is not None:
+        refuse_taken_name(out, name, what="run")
     splits = load_splits(recipe.data)
     probed = probe_arm(recipe, splits, asked.start, cache=cache, progress=progress)
     result = {"subject": subject, **probed.result}
     weights = subject.partition("=")[2] or subject
     result["notes"] = [*result["notes"], *label_overlap_notes(weights, asked.start, splits)]
     if out is not None:
-        folder = create_run_folder(out.parent, out.name)
-        write_predictions(folder.path / PREDICTIONS_FILE, probed.predictions)
-        folder.write_json(RESULT_FILE, result)
+        _write_run(out, name, recipe, splits, probed, result)
     return result
+
+
+def _write_run(
+    out: Path,
+    name: str | None,
+    recipe: Recipe,
+    splits: DataSplits,
+    probed: ProbeResult,
+    result: dict[str, Any],
+) -> None:
+    """Write the network with its fitted head as a run; name its folder in the result.
+
+    The run's own score is that of its head, which reads the last class token alone.
+    """
+    automatic = f"{Path(recipe.data.dataset).name}/probe-{recipe.model.name}"
+    folder = create_named_folder(out, name, automatic=automatic)
+    result["run"] = str(folder)
+    stored = predictions_to_store(probed.head_predictions, splits.test)
+    folder.write_json(ENVIRONMENT_FILE, describe_environment())
+    record_data(folder, splits)
+    write_model_files(
+        folder.path,
+        probed.classifier,
+        class_names=splits.class_names,
+        crop_pct=build.evaluation_crop(recipe),
+    )
+    write_predictions(folder.path / PREDICTIONS_FILE, stored)
+    folder.write_text(RECIPE_FILE, dump_recipe(recipe))
+    own = score_facts(probed.head_predictions, splits.test)
+    folder.write_json(RESULT_FILE, {**result, **own})
+    folder.set_status("done")
 
 
 def probe_arm(
@@ -186,8 +234,8 @@ def probe_arm(
 
     Args:
         recipe: Its model, evaluation crop, seed and place count; nothing is trained.
-        inputs: The splits. Without validation images, some are carved off for the choice of
-            settings; no test image ever takes part in it.
+        splits: The splits. Training and validation images are all labeled images here; no test
+            image takes part in the choice of settings.
         start: The weights.
         cache: Folder that keeps features; None takes the user's cache.
         progress: Called with the images computed so far and those to compute.
@@ -200,12 +248,12 @@ def probe_arm(
         )
     device = resolve_device(recipe.run.device)
     precision = resolve_precision(recipe.run.precision, device)
-    classifier, report = _network(recipe, start, device, precision)
-    train, val, how = _splits_to_choose_on(splits, recipe)
+    classifier, report = _network(recipe, splits, start, device, precision)
+    labeled = splits.train if splits.val is None else join([splits.train, splits.val])
     with StopSignals(hint=GO_ON) as stop:
         features = extract_features(
             classifier,
-            join([train, val, splits.test]),
+            join([labeled, splits.test]),
             recipe=recipe,
             device=device,
             precision=precision,
@@ -215,11 +263,11 @@ def probe_arm(
         )
         fits_began = time.monotonic()
         rows = [
-            _fit(name, values, train, val, splits=splits, stop=stop)
+            _fit(name, values, labeled, splits.test, len(splits.class_names), stop)
             for name, values in _named_embeddings(features).items()
         ]
     ended = time.monotonic()
-    best = max(rows, key=lambda row: (row.logistic.val_top1, -row.logistic.val_loss))
+    best = max(rows, key=_fold_score)
     result = {
         "mode": "probe",
         "dataset": splits.name,
@@ -228,29 +276,35 @@ def probe_arm(
         "seed": recipe.run.seed,
         "headline": recipe.data.headline,
         **_chosen_facts(rows, best, splits.test),
-        "selected_on": how,
+        "selected_on": "folds",
+        "folds": len(make_folds(labeled.labels)),
         **_cost(features, seconds_now=ended - began, fit_seconds=ended - fits_began),
-        "images_seen": len(train) + len(val),
+        "images_seen": len(labeled),
         "epochs": 1,
         "cache": str(cache or features_folder()),
         "resolution": classifier.resolution,
-        "counts": {"train": len(train), "val": len(val), "test": len(splits.test)},
+        "counts": {"train": len(labeled), "test": len(splits.test)},
         "data_fingerprint": splits.fingerprint,
         "notes": [*splits.dataset.notes, *_notes(report, classifier, rows)],
         "device": str(device),
         "precision": precision.name,
     }
-    stored = predictions_to_store(best.predictions, splits.test)
+    stored = predictions_to_store(_predictions(best.logits, test=splits.test), splits.test)
     return ProbeResult(
-        result=result, correct=stored.decisions() == stored.labels, predictions=stored
+        result=result,
+        correct=stored.decisions() == stored.labels,
+        predictions=stored,
+        classifier=_with_heads(classifier, rows),
+        head_predictions=_head_predictions(classifier, rows, splits.test),
     )
 
 
 class _ProbedModel(NamedTuple):
-    """A network's name and weights and, for a run, its resolution."""
+    """A network's name and weights, where they come from and, for a run, its resolution."""
 
     name: str
     start: PretrainedWeights
+    pretrained: str
     resolution: int | None = None
 
 
@@ -260,28 +314,47 @@ def _read_subject(text: str) -> _ProbedModel:
         folder = open_run(text)
         model = load_recipe(str(folder.path / RECIPE_FILE)).model
         start = read_pretrained(str(folder.path), model_name=model.name)
-        return _ProbedModel(model.name, start, model.resolution)
-    return _ProbedModel(*read_model_weights(text))
+        return _ProbedModel(model.name, start, str(folder.path), model.resolution)
+    name, start = read_model_weights(text)
+    return _ProbedModel(name, start, IMAGENET if name == text else text.partition("=")[2] or text)
 
 
 def _network(
-    recipe: Recipe, start: PretrainedWeights, device: torch.device, precision: Precision
+    recipe: Recipe,
+    splits: DataSplits,
+    start: PretrainedWeights,
+    device: torch.device,
+    precision: Precision,
 ) -> tuple[Classifier, LoadReport | None]:
     """Build the network as fine-tuning would, to be asked and never trained."""
-    classifier, report = build.network(recipe, ("unused", "head"), start, device)
+    classifier, report = build.network(recipe, splits.class_names, start, device)
     asked = recipe.run.attention
     set_attention(classifier, choose_attention(precision) if asked == "auto" else asked)
     return classifier.eval(), report
 
 
-def _splits_to_choose_on(splits: DataSplits, recipe: Recipe) -> tuple[ImageSet, ImageSet, str]:
-    """Return the images that are fitted, those that choose, and what the latter are called."""
-    if splits.val is not None:
-        return splits.train, splits.val, "val"
-    settings, labels = recipe.data, splits.train.labels
-    share = min(CARVED, settings.val_limit / len(labels))
-    stay, held = carve_val(labels, fraction=share, seed=settings.split_seed)
-    return splits.train.subset(stay), splits.train.subset(held), "part of train"
+def _head_rows(classifier: Classifier, rows: Sequence[ProbeRow]) -> list[ProbeRow]:
+    """Return the rows whose embedding a head reads, in the order of the heads."""
+    return list(rows[: len(linear_heads(classifier))])
+
+
+def _with_heads(classifier: Classifier, rows: Sequence[ProbeRow]) -> Classifier:
+    """Put the logistic regressions into the network's heads."""
+    for head, row in zip(linear_heads(classifier), _head_rows(classifier, rows), strict=True):
+        set_head(head, row.logistic.weight, row.logistic.bias)
+    return classifier
+
+
+def _head_predictions(
+    classifier: Classifier, rows: Sequence[ProbeRow], test: ImageSet
+) -> Predictions:
+    return _predictions(*(row.logits for row in _head_rows(classifier, rows)), test=test)
+
+
+def _fold_score(row: ProbeRow) -> tuple[float, float]:
+    """Return what rows are compared by; where nothing could be held out, none is better."""
+    top1, loss = np.nan_to_num([row.logistic.fold_top1, row.logistic.fold_loss])
+    return float(top1), -float(loss)
 
 
 def _named_embeddings(features: Features) -> dict[str, NDArray[np.float32]]:
@@ -295,65 +368,62 @@ def _named_embeddings(features: Features) -> dict[str, NDArray[np.float32]]:
 def _fit(
     name: str,
     values: NDArray[np.float32],
-    train: ImageSet,
-    val: ImageSet,
-    *,
-    splits: DataSplits,
+    labeled: ImageSet,
+    test: ImageSet,
+    num_classes: int,
     stop: StopSignals,
 ) -> ProbeRow:
-    own, held_out, test = np.split(values, [len(train), len(train) + len(val)])
-    if not (np.isfinite(own).all() and np.isfinite(held_out).all()):
+    known, asked = np.split(values, [len(labeled)])
+    if not np.isfinite(known).all():
         raise DataError(
             "some of the training or validation images cannot be read",
             hint="deit-transfer data check DATASET lists them; remove or fix them",
         )
-    readable: NDArray[np.bool_] = np.asarray(np.isfinite(test).all(axis=1))  # (N,)
-    given: dict[str, Any] = {
-        "train": own,
-        "train_labels": train.labels,
-        "val": held_out,
-        "val_labels": val.labels,
-        # an image that cannot be read is asked about as any number, and then counted as wrong
-        "test": np.where(readable[:, None], test, 0.0).astype(np.float32),
-        "num_classes": len(splits.class_names),
-    }
-    logistic = logistic_probe(**given, tick=stop.check)
+    readable: NDArray[np.bool_] = np.asarray(np.isfinite(asked).all(axis=1))  # (N,)
+    # an image that cannot be read is asked about as any number, and then counted as wrong
+    asked = np.where(readable[:, None], asked, 0.0).astype(np.float32)
+    logistic = logistic_probe(known, labeled.labels, num_classes=num_classes, tick=stop.check)
     stop.check()
-    neighbors = neighbor_probe(**given)
-    right = (neighbors.votes.argmax(axis=1) == splits.test.labels) & readable
+    neighbors = neighbor_probe(known, labeled.labels, asked, num_classes=num_classes)
+    right = (neighbors.votes.argmax(axis=1) == test.labels) & readable
     interval = wilson_interval(int(right.sum()), len(right))
+    logits = np.where(readable[:, None], logistic.logits(asked), np.nan)
     return ProbeRow(
         name=name,
         dimensions=values.shape[1],
         logistic=logistic,
         neighbors=neighbors,
-        predictions=Predictions(
-            indices=torch.arange(len(test)),
-            labels=torch.from_numpy(splits.test.labels),
-            class_logits=torch.from_numpy(
-                np.where(readable[:, None], logistic.logits, np.nan).astype(np.float32)
-            ),
-            distill_logits=None,
-        ),
+        logits=logits.astype(np.float32),
         knn_top1=100 * float(right.mean()),
         knn_interval=[interval.low, interval.high],
     )
 
 
+def _predictions(*logits: NDArray[np.float32], test: ImageSet) -> Predictions:
+    """Return the predictions of one head (N, K), or of a class and a distillation head."""
+    class_logits, *more = (torch.from_numpy(values) for values in logits)
+    return Predictions(
+        indices=torch.arange(len(test)),
+        labels=torch.from_numpy(test.labels),
+        class_logits=class_logits,
+        distill_logits=more[0] if more else None,
+    )
+
+
 def _chosen_facts(rows: Sequence[ProbeRow], best: ProbeRow, test: ImageSet) -> dict[str, Any]:
     """Return the scores of both probes, each of the embedding that validation prefers for it."""
-    nearest = max(rows, key=lambda row: row.neighbors.val_top1)
+    nearest = max(rows, key=lambda row: row.neighbors.fold_top1)
     return {
-        **score_facts(best.predictions, test),
+        **score_facts(_predictions(best.logits, test=test), test),
         "embedding": best.name,
         "C": best.logistic.c,
-        "val_top1": best.logistic.val_top1,
+        "fold_top1": best.logistic.fold_top1,
         "knn_top1": nearest.knn_top1,
         "knn_top1_ci95": nearest.knn_interval,
         "knn_embedding": nearest.name,
         "k": nearest.neighbors.k,
         "votes": nearest.neighbors.weighing,
-        "knn_val_top1": nearest.neighbors.val_top1,
+        "knn_fold_top1": nearest.neighbors.fold_top1,
         "embeddings": [row.facts(test) for row in rows],
     }
 

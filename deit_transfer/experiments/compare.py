@@ -1,7 +1,7 @@
 """Compare training from scratch and from pretrained weights on the same data and seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,43 @@ from deit_transfer.training.label_overlap import label_overlap_notes
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparisonSettings:
+    """What is compared, and how often.
+
+    Args:
+        start: What the fine-tuned arms start from.
+        seeds: Runs per arm; all arms use the seeds from the recipe's on.
+        arms: scratch, finetune, distilled, probe, and recipes by name; none takes scratch and
+            finetune, and with a teacher distilled.
+        fractions: Shares of the labeled images, in (0, 1]; none takes all of them. The
+            comparison is of the largest; the others add `label_efficiency`.
+        budget: `recipe` gives each arm its own recipe's length; `equal-images` gives all arms
+            the images of the fine-tuned one.
+        recipe_names: Recipe by arm; the default recipes where not given.
+        overrides: Recipe settings for all arms, by dotted location; those of a teacher are for
+            the arms that learn from one.
+        cautions: What a reader must know to judge the figures.
+        start_name: What the start is called in tables; None takes its name or file name.
+        soup: Average the fine-tuned runs of two seeds or more into one more arm.
+    """
+
+    start: str
+    seeds: int
+    arms: Sequence[str] = ()
+    fractions: Sequence[float] = ()
+    budget: Budget = "recipe"
+    recipe_names: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    cautions: Sequence[str] = ()
+    start_name: str | None = None
+    soup: bool = True
+
+    @property
+    def has_teacher(self) -> bool:
+        return any(key.startswith("distill.") for key in self.overrides)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SizePlan:
     """One share of the labels: its images, and the arms that train on them."""
 
@@ -64,59 +101,36 @@ class SizePlan:
 
 def compare(
     dataset: str,
+    settings: ComparisonSettings,
     *,
-    start: str,
-    seeds: int,
     out: Path,
     name: str | None = None,
-    arms: Sequence[str] = (),
-    fractions: Sequence[float] = (),
-    budget: Budget = "recipe",
-    recipe_names: Mapping[str, str] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    labels: Sequence[str] = (),
-    start_name: str | None = None,
-    soup: bool = True,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train every arm with every seed at every share of the labels; return the comparison object.
 
     Args:
         dataset: Catalog name or folder.
-        start: What the fine-tuned arms start from.
-        seeds: Runs per arm; all arms use the seeds from the recipe's on.
+        settings: What is compared.
         out: Folder that holds the runs.
         name: Folder of the comparison below `out`; None makes one.
-        arms: scratch, finetune, distilled, probe, and recipes by name; none takes scratch and
-            finetune, and with a teacher distilled.
-        fractions: Shares of the labeled images, in (0, 1]; none takes all of them. The
-            comparison is of the largest; the others add `label_efficiency`.
-        budget: `recipe` gives each arm its own recipe's length; `equal-images` gives all arms
-            the images of the fine-tuned one.
-        recipe_names: Recipe by arm; the default recipes where not given.
-        overrides: Recipe settings for all arms, by dotted location; those of a teacher are for
-            the arms that learn from one.
-        labels: What a reader must know to judge the figures.
-        start_name: What the start is called in tables; None takes its name or file name.
-        soup: Average the fine-tuned runs of two seeds or more into one more arm.
-        observer: Who is told what happens.
+        callbacks: What is shown while it trains.
 
     Raises:
         UsageError: The name is taken, or what is asked for contradicts itself.
         DataError: The arms would not see the same data.
     """
-    callbacks, overrides = callbacks or NoCallbacks(), overrides or {}
+    callbacks, budget = callbacks or NoCallbacks(), settings.budget
     refuse_taken_name(out, name, what="comparison")
-    shares = check_fractions(fractions, overrides)
+    shares = check_fractions(settings.fractions, settings.overrides)
 
     # All that can be wrong is found before anything is trained
-    taught = any(key.startswith("distill.") for key in overrides)
     chosen = choose_arms(
-        check_arm_names(arms, taught=taught),
+        check_arm_names(settings.arms, taught=settings.has_teacher),
         dataset,
-        start=start,
-        recipe_names=recipe_names or {},
-        overrides=overrides,
+        start=settings.start,
+        recipe_names=settings.recipe_names,
+        overrides=settings.overrides,
     )
     with StopSignals(before_exit=callbacks.leave, hint=GO_ON) as stop:
         plans = _plan_sizes(chosen, shares, budget, stop=stop, callbacks=callbacks)
@@ -130,8 +144,10 @@ def compare(
     for plan in plans:
         size = f", {100 * plan.fraction:g}% of the labels" if len(plans) > 1 else ""
         ready = Preflight(plan.splits, starts)
-        runs = _train_size(plan, ready, seeds=seeds, out=out, size=size, callbacks=callbacks)
-        if soup and len(runs.get(FINETUNE, ())) > 1:
+        runs = _train_size(
+            plan, ready, seeds=settings.seeds, out=out, size=size, callbacks=callbacks
+        )
+        if settings.soup and len(runs.get(FINETUNE, ())) > 1:
             runs[SOUP] = [_make_soup(runs[FINETUNE], plan, out=out, size=size, callbacks=callbacks)]
         trained.append(runs)
 
@@ -140,8 +156,12 @@ def compare(
         plans,
         trained,
         leading=_leading(chosen),
-        start=start_name or _start_name(chosen),
-        labels=[*labels, *_cautions(plans, chosen), *_known_labels(chosen, starts, plans)],
+        start=settings.start_name or _start_name(chosen),
+        labels=[
+            *settings.cautions,
+            *_cautions(plans, chosen),
+            *_known_labels(chosen, starts, plans),
+        ],
         budget=budget,
     )
     return write_comparison(

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from deit_transfer.errors import DeitTransferError, StoppedError, UsageError
-from deit_transfer.experiments.arms import Budget, check_arm_names
-from deit_transfer.experiments.compare import compare
+from deit_transfer.experiments.arms import check_arm_names
+from deit_transfer.experiments.compare import ComparisonSettings, compare
 from deit_transfer.experiments.outputs import write_datasets
 from deit_transfer.runs.folder import refuse_taken_name
 from deit_transfer.training.callbacks import Callbacks, NoCallbacks
@@ -14,15 +14,10 @@ from deit_transfer.training.callbacks import Callbacks, NoCallbacks
 
 def compare_datasets(
     datasets: Sequence[str],
+    settings: ComparisonSettings,
     *,
-    start: str,
-    seeds: int,
     out: Path,
     name: str | None = None,
-    arms: Sequence[str] = (),
-    fractions: Sequence[float] = (),
-    budget: Budget = "recipe",
-    overrides: Mapping[str, Any] | None = None,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Compare on one dataset after the other, and return the table object.
@@ -32,26 +27,21 @@ def compare_datasets(
 
     Args:
         datasets: Catalog names or folders, each once.
-        start: As in `compare`, like all that follow.
-        seeds: Runs per arm.
+        settings: What is compared on each of them.
         out: Folder that holds the runs.
         name: Folder of the table below `out`; None makes one. Each comparison makes its own.
-        arms: The arms; none takes the usual ones.
-        fractions: Shares of the labeled images.
-        budget: What all arms are given alike.
-        overrides: Recipe settings for all arms, by dotted location.
-        observer: Who is told what happens.
+        callbacks: What is shown while it trains.
 
     Raises:
         UsageError: A dataset is given twice, or what is asked for can be of no dataset.
         StoppedError: A signal arrived; what is finished is found again.
     """
-    callbacks, overrides = callbacks or NoCallbacks(), overrides or {}
+    callbacks = callbacks or NoCallbacks()
     twice = sorted({one for one in datasets if list(datasets).count(one) > 1})
     if twice:
         raise UsageError(f"{twice[0]} is given twice", hint="Name each dataset once")
     refuse_taken_name(out, name, what="comparison")
-    check_arm_names(arms, taught=any(key.startswith("distill.") for key in overrides))
+    check_arm_names(settings.arms, taught=settings.has_teacher)
 
     comparisons: list[dict[str, Any]] = []
     columns: list[str] = []
@@ -59,17 +49,7 @@ def compare_datasets(
     for place, dataset in enumerate(datasets):
         callbacks.note(f"\nDataset {place + 1} of {len(datasets)}: {dataset}")
         try:
-            found = compare(
-                dataset,
-                start=start,
-                seeds=seeds,
-                out=out,
-                arms=arms,
-                fractions=fractions,
-                budget=budget,
-                overrides=overrides,
-                callbacks=callbacks,
-            )
+            found = compare(dataset, settings, out=out, callbacks=callbacks)
         except StoppedError:
             raise
         except Exception as error:  # whatever it is, the other datasets are still wanted

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from deit_transfer.experiments.compare import compare
+from deit_transfer.experiments.compare import ComparisonSettings, compare
 from deit_transfer.experiments.preflight import GO_ON
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.runs.folder import RunFolder
@@ -30,14 +30,12 @@ def demo(*, out: Path, seeds: int, callbacks: Callbacks | None = None) -> dict[s
     recipe = load_recipe(PRETRAINING)
     pretrained = train(recipe, out=out, resume=True, callbacks=callbacks, go_on=GO_ON)
     callbacks.note("\nSecond act: learn 5 to 9, from scratch and from those weights.")
-    return compare(
-        DATASET,
+    settings = ComparisonSettings(
         start=str(RunFolder(Path(pretrained["run"])).path.resolve()),
         seeds=seeds,
-        out=out,
         recipe_names=ARM_RECIPES,
-        labels=HONEST_LABELS,
+        cautions=HONEST_LABELS,
         start_name="the digits 0-4",
         soup=False,
-        callbacks=callbacks,
     )
+    return compare(DATASET, settings, out=out, callbacks=callbacks)

@@ -18,7 +18,7 @@ from deit_transfer.engine.precision import resolve_device, resolve_precision
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.experiments.preflight import GO_ON
 from deit_transfer.experiments.train_or_reuse import TrainedRun
-from deit_transfer.models.pretrained import WEIGHTS_FILE, read_model, write_model_files
+from deit_transfer.models.pretrained import read_model, weights_path, write_model_files
 from deit_transfer.recipe.loader import dump_recipe
 from deit_transfer.recipe.schema import Evidence, Recipe
 from deit_transfer.runs.environment import describe_environment
@@ -111,7 +111,12 @@ def make_soup(
     folder.write_json(KEY_FILE, {"key": key})
     folder.write_json(ENVIRONMENT_FILE, describe_environment())
     record_data(folder, splits)
-    write_model_files(folder.path, classifier, class_names=class_names)
+    write_model_files(
+        folder.path,
+        classifier,
+        class_names=class_names,
+        crop_pct=build.evaluation_crop(recipe),
+    )
     write_predictions(
         folder.path / PREDICTIONS_FILE, predictions_to_store(predictions, splits.test)
     )
@@ -136,7 +141,7 @@ def _average(runs: Sequence[TrainedRun]) -> dict[str, Tensor]:
 
 def _soup_key(runs: Sequence[TrainedRun], recipe: Recipe, splits: DataSplits) -> str:
     """Return what names a soup: the weights in it, how images are shown, and the data."""
-    weights = sorted(_digest(run.folder.path / WEIGHTS_FILE) for run in runs)
+    weights = sorted(_digest(weights_path(run.folder.path)) for run in runs)
     shown = [runs[0].result["resolution"], build.evaluation_crop(recipe)]
     described = json.dumps([SOUP, weights, shown, splits.fingerprint])
     return hashlib.sha256(described.encode()).hexdigest()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,18 +46,36 @@ SWEEPS = "sweeps"
 DEFAULT_RECIPE = "default"
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """What is searched, and from where.
+
+    Args:
+        mode: What each trial does.
+        grids: Settings with their values, `section.key=a,b,c`.
+        ranges: Settings with a range, `section.key=low..high[:log]`; only with `trials`.
+        trials: Trials in all, those of earlier calls counted in; None for the whole grid.
+        pruner: How Optuna gives up on trials.
+        start: What fine-tuning starts from.
+        recipe_name: Recipe of all trials; the default one where not given.
+        overrides: Settings of all trials, by dotted location.
+    """
+
+    mode: Mode
+    grids: Sequence[str] = ()
+    ranges: Sequence[str] = ()
+    trials: int | None = None
+    pruner: Pruner = "median"
+    start: str | None = None
+    recipe_name: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
 def sweep(
     dataset: str,
+    settings: SweepSettings,
     *,
-    mode: Mode,
-    grids: Sequence[str],
     out: Path,
-    ranges: Sequence[str] = (),
-    trials: int | None = None,
-    pruner: Pruner = "median",
-    start: str | None = None,
-    recipe_name: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
     callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
@@ -64,17 +83,10 @@ def sweep(
 
     Args:
         dataset: Catalog name or folder.
-        mode: What each trial does.
-        grids: Settings with their values, `section.key=a,b,c`.
+        settings: What is searched.
         out: Folder that holds the runs.
-        ranges: Settings with a range, `section.key=low..high[:log]`; only with `trials`.
-        trials: Trials in all, those of earlier calls counted in; None for the whole grid.
-        pruner: How Optuna gives up on trials.
-        start: What fine-tuning starts from.
-        recipe_name: Recipe of all trials; the default one where not given.
-        overrides: Settings of all trials, by dotted location.
         name: Folder of the sweep below `out`; None finds the one of this search, or makes one.
-        observer: Who is told what happens.
+        callbacks: What is shown while it trains.
 
     Returns:
         The sweep object, as it stands in `sweep.json`.
@@ -83,20 +95,21 @@ def sweep(
         RecipeError: The search has faults; all are listed, and nothing was trained.
         UsageError: The name is taken by something else, or Optuna is missing.
     """
-    callbacks, overrides = callbacks or NoCallbacks(), overrides or {}
+    callbacks = callbacks or NoCallbacks()
+    overrides, trials, pruner = settings.overrides, settings.trials, settings.pruner
     if trials is not None:
         check_installed()
-    dimensions, faults = read_space(grids, ranges, given=overrides)
-    faults += _plan_faults(grids, ranges, trials)
+    dimensions, faults = read_space(settings.grids, settings.ranges, given=overrides)
+    faults += _plan_faults(settings.grids, settings.ranges, trials)
     labels: list[str] = []
 
-    def recipe_at(settings: Point) -> Recipe:
+    def recipe_at(point: Point) -> Recipe:
         chosen = choose_recipe(
-            mode,
+            settings.mode,
             dataset,
-            recipe_name=recipe_name,
-            start=start,
-            overrides={**overrides, **settings},
+            recipe_name=settings.recipe_name,
+            start=settings.start,
+            overrides={**overrides, **point},
         )
         return _choosing_on_val(chosen, overrides, labels)
 

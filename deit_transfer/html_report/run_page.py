@@ -47,6 +47,7 @@ from deit_transfer.report.number_format import counts_text, percent, tells_top5
 from deit_transfer.report.result import HEAD_NAMES, result_facts
 from deit_transfer.report.training_table import epoch_columns
 from deit_transfer.runs.folder import (
+    DATA_FILE,
     ENVIRONMENT_FILE,
     KEY_FILE,
     RECIPE_FILE,
@@ -251,7 +252,7 @@ def _environment(folder: RunFolder, result: Mapping[str, Any]) -> list[Fact]:
 
 
 def _provenance(folder: RunFolder, recipe: Recipe) -> list[Fact]:
-    environment, data = folder.read_json(ENVIRONMENT_FILE), folder.read_json("data.json")
+    environment, data = folder.read_json(ENVIRONMENT_FILE), folder.read_json(DATA_FILE)
     start, status = folder.read_json("load_report.json"), folder.status()
     shares = [
         f"{action} {percent(share, digits=2)}%"

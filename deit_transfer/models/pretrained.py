@@ -1,8 +1,8 @@
-"""Read pretrained weights, and write and read the two model files of a finished run.
+"""Read pretrained weights, and write and read the model files of a finished run.
 
-A run's folder holds `weights.safetensors` (the backbone's state dict in timm's names) and
-`model.json` (what to build before loading it). This module reads and writes those two and
-nothing else of a run.
+A run's folder holds `model.safetensors` (the backbone's state dict in timm's names), `config.json`
+(by which timm and transformers open the folder) and `model.json` (what to build here before
+loading it). This module reads and writes those and nothing else of a run.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from deit_transfer.errors import CheckpointError, ResourceError, UsageError, did_you_mean
 from deit_transfer.models.classifier import Classifier, build_classifier
+from deit_transfer.models.hub_config import hub_config
 from deit_transfer.models.published_weights import (
     HUB_CONFIG,
     HUB_FILES,
@@ -30,9 +31,11 @@ from deit_transfer.models.published_weights import (
 from deit_transfer.models.variants import find_variant
 from deit_transfer.models.weights_file import WEIGHTS_SUFFIXES, read_weights_file
 
-WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FILE = "model.safetensors"
+EARLIER_WEIGHTS_FILE = "weights.safetensors"  # before 0.2
 MODEL_FILE = "model.json"
 
+RUN_MARK = "recipe.toml"  # the last file with which a run's folder begins
 HF_PREPROCESSOR = "preprocessor_config.json"
 # Pillow's numbers of its filters, as transformers writes them
 _PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -130,9 +133,10 @@ def write_model_files(
     classifier: Classifier,
     *,
     class_names: Sequence[str],
+    crop_pct: float,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write `weights.safetensors` and `model.json` into a run's folder, each whole or not at all.
+    """Write weights, `config.json` and `model.json` into a run's folder, each whole or not at all.
 
     `model.json` comes last and holds the hash of the weights: its presence says that the run
     has finished.
@@ -141,6 +145,7 @@ def write_model_files(
         folder: An existing folder.
         classifier: What to write.
         class_names: K names, in label order.
+        crop_pct: The share of the resized shorter side that the evaluation crop keeps, in (0, 1].
         state_dict: The backbone's tensors to write instead of the classifier's own, such as an
             average of the weights.
 
@@ -165,7 +170,9 @@ def write_model_files(
         two_class_tokens=classifier.two_class_tokens,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
     )
+    config = hub_config(classifier, class_names=class_names, crop_pct=crop_pct)
     _write_whole(folder / WEIGHTS_FILE, weights)
+    _write_whole(folder / HUB_CONFIG, json.dumps(config, indent=2).encode() + b"\n")
     _write_whole(folder / MODEL_FILE, description.model_dump_json(indent=2).encode() + b"\n")
 
 
@@ -189,10 +196,16 @@ def read_model(folder: Path, *, device: torch.device) -> tuple[Classifier, tuple
         classifier.backbone.load_state_dict(state_dict, strict=True)
     except (UsageError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder / WEIGHTS_FILE} does not fit the network in {folder / MODEL_FILE}: {error}"
+            f"{weights_path(folder)} does not fit the network in {folder / MODEL_FILE}: {error}"
         ) from error
     classifier.mean, classifier.std = description.mean, description.std
     return classifier.to(device).eval(), description.class_names
+
+
+def weights_path(folder: Path) -> Path:
+    """Return where a run's weights lie; runs of earlier versions gave the file another name."""
+    path, earlier = folder / WEIGHTS_FILE, folder / EARLIER_WEIGHTS_FILE
+    return earlier if earlier.is_file() and not path.is_file() else path
 
 
 def _read_imagenet(model_name: str, cache_dir: Path | None) -> PretrainedWeights:
@@ -231,7 +244,7 @@ def _is_transformers_config(config: Mapping[str, Any]) -> bool:
 
 def is_hub_folder(folder: Path) -> bool:
     """Return whether a folder holds weights as timm and the hub lay them out, and is no run."""
-    is_run = (folder / WEIGHTS_FILE).is_file()
+    is_run = any((folder / name).is_file() for name in (MODEL_FILE, RUN_MARK))
     return not is_run and any((folder / name).is_file() for name in HUB_FILES)
 
 
@@ -324,7 +337,8 @@ def _three_numbers(values: Any, folder: Path) -> tuple[float, ...] | None:
 
 def _read_run(folder: Path) -> tuple[_ModelFile, dict[str, Tensor]]:
     """Read and check the two files of a finished run."""
-    missing = [name for name in (WEIGHTS_FILE, MODEL_FILE) if not (folder / name).is_file()]
+    path = weights_path(folder)
+    missing = [file.name for file in (path, folder / MODEL_FILE) if not file.is_file()]
     if missing:
         raise CheckpointError(
             f"{folder} has no {' and no '.join(missing)}",
@@ -343,7 +357,6 @@ def _read_run(folder: Path) -> tuple[_ModelFile, dict[str, Tensor]]:
             f"{folder / MODEL_FILE} names {len(description.class_names)} classes for a network "
             f"of {description.num_classes}"
         )
-    path = folder / WEIGHTS_FILE
     if description.weights_sha256 not in (None, _sha256(path)):
         raise CheckpointError(
             f"{path} is not the file that was written: its SHA-256 differs from the one in "

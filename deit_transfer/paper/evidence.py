@@ -15,7 +15,7 @@ from deit_transfer.paper.values import TABLES, paper_dataset, paper_model
 from deit_transfer.recipe.loader import load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.report.number_format import counted
-from deit_transfer.runs.folder import RECIPE_FILE, RESULT_FILE, RunFolder, find_runs
+from deit_transfer.runs.folder import RECIPE_FILE, RESULT_FILE, RunFolder, find_runs, open_run
 
 # the paper's column of each dataset, and its name in the catalog
 DATASETS = {
@@ -107,14 +107,11 @@ def collect_evidence(out: Path) -> FoundRuns:
     runs: list[FoundRun] = []
     skipped: list[str] = []
     for folder in find_runs(out) if out.is_dir() else []:
-        # a soup is no run of a seed: the runs that it averages are here themselves
-        if (
-            folder.read_json(RESULT_FILE).get("soup_of")
-            or not (folder.path / RESULT_FILE).is_file()
-        ):
-            continue
         try:
-            runs.append(_found(folder))
+            result = open_run(folder.path).read_json(RESULT_FILE)
+            # a soup is no run of a seed: the runs that it averages are here themselves
+            if result and not result.get("soup_of"):
+                runs.append(_found_run(folder))
         except (DeitTransferError, OSError) as error:
             skipped.append(f"{folder} is left out: {str(error).splitlines()[0]}")
     speeds, scores = _measurements(out)
@@ -136,7 +133,7 @@ def accuracies(out: Path, *, run: Path | None, model: str, resolution: int) -> l
         model: The network's name.
         resolution: Pixels a side.
     """
-    found = collect_evidence(out).runs if run is None else (_found(RunFolder(run)),)
+    found = collect_evidence(out).runs if run is None else (_found_run(open_run(run)),)
     return [
         {
             "dataset": dataset_title(one.dataset),
@@ -204,7 +201,7 @@ def _length(run: FoundRun) -> list[str]:
     return said
 
 
-def _found(folder: RunFolder) -> FoundRun:
+def _found_run(folder: RunFolder) -> FoundRun:
     recipe = load_recipe(str(folder.path / RECIPE_FILE))
     result = folder.read_json(RESULT_FILE)
     dataset = _dataset(folder, recipe, result)

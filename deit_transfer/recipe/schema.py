@@ -78,7 +78,7 @@ class Model(Section):
         description="Train all (none), or only: head, attention, last-N (the last N blocks).",
     )
     head_start: Literal["random", "features"] = Field(
-        default="random", description="Draw a new head, or fit it to the frozen features first."
+        default="random", description="Draw a new head, or fit it to frozen features first."
     )
     keep_head: bool = Field(
         default=False, description="Keep the pretrained head when it has the same classes."
@@ -153,6 +153,9 @@ class Optim(Section):
     )
     label_loss: Literal["ce", "bce"] = Field(
         default="ce", description="Loss on labels: cross-entropy or binary cross-entropy."
+    )
+    balance: Literal["none", "logits"] = Field(
+        default="none", description="Train for classes as if equally frequent (logit adjustment)."
     )
     ema: bool = Field(default=True, description="Keep and score an average of the weights.")
     ema_decay: float | None = Field(

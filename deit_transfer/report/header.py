@@ -65,6 +65,7 @@ class HeaderFacts:
     data_notes: Sequence[str] = ()
     start_origin: str = ""
     load_report: Sequence[str] = ()
+    head: str = ""
     precision_reason: str = ""
     attention: str = ""
     steps_note: str = ""
@@ -118,6 +119,7 @@ def _model(facts: HeaderFacts, terminal: TerminalStyle) -> list[Fact]:
     return [
         ("model", terminal.lines([facts.model, size])),
         ("pretrained", terminal.lines([*dict.fromkeys(started), *facts.load_report])),
+        ("head", facts.head),
     ]
 
 

@@ -17,7 +17,7 @@ def probe_table(result: Result) -> Screen:
     """Return a row for each embedding, the figure that counts, and what it cost.
 
     Args:
-        result: What `run.probe.probe` returns.
+        result: What `evaluation.probe.probe` returns.
     """
     return Screen(lambda terminal: _screen(result, terminal))
 
@@ -30,8 +30,8 @@ def probe_sentences(result: Result) -> list[str]:
         f"{grouped(result['num_test_images'])} test images (Wilson 95% interval "
         f"{percent(low, digits=2)} to {percent(high, digits=2)}).",
         f"{_neighbors(result)}: {percent(result['knn_top1'], digits=2)}%.",
-        f"{_chosen(result)} were chosen on {_chosen_on(result)}, which then joined the fit; the "
-        "test images were answered once.",
+        f"{_chosen(result)} {_chosen_on(result)}; the fit is on all of them, and the test images "
+        "were answered once.",
     ]
     kept = result["features_kept"]
     spent = f"Took {duration(result['seconds_now'])}"
@@ -57,7 +57,7 @@ def _screen(result: Result, terminal: TerminalStyle) -> RenderableType:
 def _table(result: Result, terminal: TerminalStyle) -> Table:
     table = new_table(terminal, f"Frozen features of {result['model']} on {result['dataset']}")
     table.add_column("embedding", overflow="fold")
-    for name in ("dims", "logistic\ntop-1", "val", "C", "k-NN\ntop-1", "val", "k, votes"):
+    for name in ("dims", "logistic\ntop-1", "folds", "C", "k-NN\ntop-1", "folds", "k, votes"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in result["embeddings"]:
         style = "bold" if row["embedding"] == result["embedding"] else ""
@@ -70,10 +70,10 @@ def _cells(row: Row) -> list[str]:
         row["embedding"],
         str(row["dimensions"]),
         percent(row["top1"], digits=2),
-        percent(row["val_top1"]),
+        percent(row["fold_top1"]),
         f"{row['C']:.2g}",
         percent(row["knn_top1"], digits=2),
-        percent(row["knn_val_top1"]),
+        percent(row["knn_fold_top1"]),
         f"{row['k']} {row['votes']}",
     ]
 
@@ -90,8 +90,13 @@ def _chosen(result: Result) -> str:
 
 
 def _chosen_on(result: Result) -> str:
-    name = "validation" if result["selected_on"] == "val" else "held-out training"
-    return f"{grouped(result['counts']['val'])} {name} images"
+    images = f"{grouped(result['counts']['train'])} labeled images"
+    folds = result["folds"]
+    if folds == 0:
+        return f"are the defaults, as no class of the {images} has two"
+    if folds == 1:
+        return f"were chosen on a fifth of the {images}"
+    return f"were chosen by {folds} folds of the {images}"
 
 
 def _facts(result: Result) -> list[str]:

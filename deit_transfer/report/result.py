@@ -115,16 +115,24 @@ def _choice(result: Result, terminal: TerminalStyle) -> list[Fact]:
     weights = {"raw": "raw weights", "ema": "averaged weights (EMA)"}
     split = "test" if result.get("selects_on_test") else "val"
     on_test = "selected on test: the paper's protocol (optimistic)"
-    epoch = result.get("selected_epoch")
     return [
         (f"raw / EMA on {split}", f"{raw or '-'} / {ema or '-'}, last epoch" * bool(raw or ema)),
         ("weights scored", weights.get(str(result.get("weights")), "")),
-        ("selected epoch", "" if epoch is None else f"{epoch} of {result.get('epochs')}"),
+        ("selected epoch", _selected_epoch(result)),
         (
             "selection",
             terminal.text(on_test if result.get("selects_on_test") else "", style="yellow"),
         ),
     ]
+
+
+def _selected_epoch(result: Result) -> str:
+    epoch, epochs = result.get("selected_epoch"), result.get("epochs")
+    if epoch is None:
+        return ""
+    if epoch == 0:
+        return f"none of {epochs}: the head fitted to frozen features was not beaten on val"
+    return f"{epoch} of {epochs}"
 
 
 def _run(result: Result) -> list[Fact]:

@@ -22,8 +22,9 @@ def runs_table(rows: Sequence[Row]) -> Screen:
     """Return the runs of a folder: one row each, at most 80 columns.
 
     Args:
-        rows: Each `run` (name) and `state` (running, killed, done, stopped, failed); and, each None
-            until the run has a result, `mode`, `model`, `dataset`, `start`, `seed`, `top1`.
+        rows: Each `run` (name) and `state` (running, killed, done, stopped, failed, damaged); and,
+            each None until the run has a result, `mode`, `model`, `dataset`, `start`, `seed`,
+            `top1`; `problem` is what is wrong with a damaged one.
     """
 
     def build(terminal: TerminalStyle) -> RenderableType:

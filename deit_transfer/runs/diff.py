@@ -18,6 +18,7 @@ from deit_transfer.models.pretrained import MODEL_FILE
 from deit_transfer.recipe.loader import differing_values, load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import (
+    DATA_FILE,
     ENVIRONMENT_FILE,
     PREDICTIONS_FILE,
     RECIPE_FILE,
@@ -157,7 +158,7 @@ def _test(answers: list[StoredPredictions]) -> dict[str, Any]:
 
 def _circumstances(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
     """Return what a result depends on besides its settings: data, start, versions, machine."""
-    data, result = folder.read_json("data.json"), folder.read_json(RESULT_FILE)
+    data, result = folder.read_json(DATA_FILE), folder.read_json(RESULT_FILE)
     environment = folder.read_json(ENVIRONMENT_FILE)
     keys = ("python", "processor", "cores", "gpu", "commit")
     return {

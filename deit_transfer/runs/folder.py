@@ -6,17 +6,24 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from deit_transfer.errors import DataError, ResourceError, RunLockedError, UsageError
-from deit_transfer.files import write_text_atomic
+from deit_transfer.runs.checksums import (
+    CHECKSUMS_FILE,
+    damaged,
+    read_checked,
+    read_checked_json,
+    write_checked,
+)
 
 RECIPE_FILE = "recipe.toml"
 CLASSES_FILE = "classes.json"
+DATA_FILE = "data.json"
 KEY_FILE = "run_key.json"
 ENVIRONMENT_FILE = "environment.json"
 RESULT_FILE = "result.json"
@@ -48,7 +55,7 @@ class RunFolder:
     @property
     def was_cut_off_at_birth(self) -> bool:
         """Whether this is the folder of a run that was killed while it was being created."""
-        first_files = {KEY_FILE, ENVIRONMENT_FILE}
+        first_files = {KEY_FILE, ENVIRONMENT_FILE, CHECKSUMS_FILE}
         return self.path.is_dir() and all(
             path.name in first_files or path.name.endswith(".tmp") for path in self.path.iterdir()
         )
@@ -74,18 +81,15 @@ class RunFolder:
             lock.release()
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file whole or not at all; raises ResourceError when the disk is full."""
-        write_text_atomic(self.path / name, text)
+        """Write a file whole or not at all; raises ResourceError where it cannot be written."""
+        write_checked(self.path / name, text)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return a JSON file of the folder; empty where there is none."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-            return {}
+        """Return a JSON file of the folder, empty where there is none; DataError if damaged."""
+        return read_checked_json(self.path / name)
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes in label order; empty where none were written down."""
@@ -120,9 +124,10 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """Return one record per finished epoch."""
         path = self.path / METRICS_FILE
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [json.loads(line) for line in (read_checked(path) or "").splitlines()]
+        except (ValueError, RecursionError):
+            raise damaged(path) from None
 
     def write_metrics(self, records: list[dict[str, Any]]) -> None:
         """Write the epoch records as JSON lines and, flattened, as CSV."""
@@ -201,8 +206,9 @@ def folder_of_runs(
     if name is None:
         for path in sorted((out / automatic).parent.glob(f"*/{file}")):
             folder = RunFolder(path.parent)
-            if _runs_in(folder.read_json(file)) == _runs_in(found):
-                return folder
+            with suppress(DataError):  # a damaged one is not written into
+                if _runs_in(folder.read_json(file)) == _runs_in(found):
+                    return folder
     return create_named_folder(out, name, automatic=automatic)
 
 
@@ -227,7 +233,7 @@ def create_numbered_folder(out: Path, name: str) -> RunFolder:
 
 
 def open_run(path: Path | str) -> RunFolder:
-    """Return an existing run; raises DataError where there is none."""
+    """Return an existing run; raises DataError where there is none, or its recipe is damaged."""
     folder = RunFolder(Path(path))
     if not folder.path.exists():
         raise DataError(
@@ -239,6 +245,7 @@ def open_run(path: Path | str) -> RunFolder:
             f"{path} is not a run folder: it has no {RECIPE_FILE}",
             hint="deit-transfer runs list shows the runs below a folder",
         )
+    read_checked(folder.path / RECIPE_FILE)
     return folder
 
 

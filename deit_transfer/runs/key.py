@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
-from deit_transfer.models.pretrained import WEIGHTS_FILE, PretrainedWeights
+from deit_transfer.errors import DataError
+from deit_transfer.models.pretrained import PretrainedWeights, weights_path
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.folder import KEY_FILE, RESULT_FILE, RunFolder, find_runs
 
@@ -50,11 +52,15 @@ def run_key(recipe: Recipe, data_fingerprint: str, start: PretrainedWeights) -> 
 
 
 def find_by_key(out: Path, key: str, *, finished: bool) -> RunFolder | None:
-    """Return the newest run below a folder that has this key and has, or has not, ended."""
+    """Return the newest run below a folder that has this key and has, or has not, ended.
+
+    A damaged run is passed over: it is neither gone on with nor reused.
+    """
     for folder in reversed(find_runs(out) if out.is_dir() else []):
-        same = folder.read_json(KEY_FILE).get("key") == key
-        if same and (folder.path / RESULT_FILE).exists() == finished:
-            return folder
+        with suppress(DataError):
+            same = folder.read_json(KEY_FILE).get("key") == key
+            if same and bool(folder.read_json(RESULT_FILE)) == finished:
+                return folder
     return None
 
 
@@ -69,7 +75,7 @@ def _digest(start: PretrainedWeights) -> str:
 
 def _teacher_digest(teacher: str) -> str:
     """Return what names a teacher's weights; a network given by name has its published ones."""
-    weights = Path(teacher) / WEIGHTS_FILE
+    weights = weights_path(Path(teacher))
     if not weights.is_file():
         return teacher
     with weights.open("rb") as file:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deit_transfer.errors import UsageError
+from deit_transfer.errors import DataError, UsageError
 from deit_transfer.runs.folder import (
+    DATA_FILE,
     ENVIRONMENT_FILE,
     RESULT_FILE,
     RunFolder,
@@ -95,16 +96,17 @@ def describe_run(path: Path) -> dict[str, Any]:
         "result": folder.read_json(RESULT_FILE),
         "epochs": folder.metrics(),
         "pretrained": folder.read_json("load_report.json"),
-        "data": folder.read_json("data.json"),
+        "data": folder.read_json(DATA_FILE),
         "environment": folder.read_json(ENVIRONMENT_FILE),
     }
 
 
 def _run_row(folder: RunFolder, out: Path) -> dict[str, Any]:
-    result, status = folder.read_json(RESULT_FILE), folder.status()
     keys = ("mode", "dataset", "model", "pretrained", "seed", "top1", "epochs", "seconds")
-    return {
-        "run": folder.path.relative_to(out).as_posix(),
-        "state": status.get("state", "unknown"),
-        **{key: result.get(key) for key in keys},
-    }
+    name = folder.path.relative_to(out).as_posix()
+    try:
+        result, status = folder.read_json(RESULT_FILE), folder.status()
+    except DataError as error:
+        return {"run": name, "state": "damaged", **dict.fromkeys(keys), "problem": error.message}
+    row = {key: result.get(key) for key in keys}
+    return {"run": name, "state": status.get("state", "unknown"), **row, "problem": None}

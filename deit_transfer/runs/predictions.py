@@ -3,10 +3,12 @@
 Shapes: N images, K classes. Images are known by their ids, never by their place.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -127,7 +129,7 @@ def read_predictions(path: Path) -> StoredPredictions:
                 distill_logits=stored.get("distill_logits"),
                 contents=stored.get("contents"),
             )
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(
             f"the predictions in {path} cannot be read: {error}", hint="Score the run again"
         ) from error

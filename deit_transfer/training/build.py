@@ -43,6 +43,7 @@ from deit_transfer.training.data_splits import DataSplits
 # DeiT-Ti at 224 pixels trains as fast in passes of 16 to 32 images as in 64 (docs/performance.md)
 CPU_FORWARD_PIXELS = 32 * 224**2
 MAX_AUTO_WORKERS = 8
+MOST_LENGTHENED = 100
 DEFAULT_CROP = 0.9  # timm's configuration of the published DeiT weights
 REFERENCE_CROP = 0.875  # facebookresearch/deit main.py, --eval-crop-ratio
 
@@ -113,7 +114,7 @@ def ema(recipe: Recipe, classifier: Classifier, *, total_steps: int) -> Ema | No
     return Ema(classifier, decay=recipe.optim.ema_decay or decay_for(total_steps))
 
 
-def objective(recipe: Recipe) -> Objective:
+def objective(recipe: Recipe, splits: DataSplits) -> Objective:
     """Choose the training objective."""
     return make_objective(
         kind=recipe.distill.kind,
@@ -123,10 +124,17 @@ def objective(recipe: Recipe) -> Objective:
         tau=recipe.distill.tau,
         two_class_tokens=recipe.model.two_class_tokens,
         compat_deit=recipe.compat == "deit",
+        class_shares=class_shares(splits) if recipe.optim.balance == "logits" else None,
     )
 
 
-def learning_rates(recipe: Recipe, plan: Durations) -> Callable[[int], float]:
+def class_shares(splits: DataSplits) -> Tensor:
+    """Return each class's share of the training images (K,); one without any counts as one."""
+    counts = np.bincount(splits.train.labels, minlength=len(splits.class_names)).clip(min=1)
+    return torch.from_numpy(counts / counts.sum()).float()
+
+
+def learning_rates(recipe: Recipe, plan: Durations) -> Callable[[float], float]:
     """Return the learning rate as a function of the step."""
     optim, peak_lr = recipe.optim, scaled_peak_lr(recipe)
     if recipe.compat == "deit":
@@ -192,7 +200,8 @@ def batches(
         seed=augment_seed(recipe),
         batch_size=recipe.schedule.batch_size,
         micro_batch_size=micro_batch_size(recipe, world),
-        epochs=plan.epochs,
+        # a time budget may turn out to hold many more
+        epochs=plan.epochs * (MOST_LENGTHENED if recipe.run.time_budget_minutes else 1),
         resolution_for_epoch=partial(
             _resolution_for_epoch, recipe, plan.epochs, classifier.resolution
         ),

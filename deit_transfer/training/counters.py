@@ -11,6 +11,8 @@ class Counters:
     """What a run has done so far. Seconds go on counting when a run is resumed.
 
     `best` is the epoch that selection prefers so far: epoch, step, weights (raw or ema), value.
+    Under a time budget `total_steps` is the length that fits, as of the last step, and `progress`
+    the share of the learning rate schedule that is behind, in 0..1.
     """
 
     steps_done: int = 0
@@ -31,6 +33,8 @@ class Counters:
     epoch_agreement_sum: float = 0.0
     epoch_teacher_sum: float = 0.0
     best: dict[str, Any] | None = None
+    total_steps: int | None = None
+    progress: float = 0.0
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from deit_transfer.data.adapters.folder import FOLDER
 from deit_transfer.data.catalog import load_dataset
 from deit_transfer.data.dataset import Dataset, ImageSet, Options, Progress, Split, join
@@ -17,6 +19,7 @@ from deit_transfer.recipe import schema
 # the standard error of an accuracy of 90% on 50 images is 4 points: fewer cannot tell epochs apart
 FEWEST_TO_SELECT_ON = 50
 MOST_LISTED = 10
+MOST_UNEVEN = 10  # times as many images of one class as of another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,7 @@ def load_splits(settings: schema.Data, *, progress: Progress | None = None) -> D
             "data.select = 'val' needs validation images; data.val_fraction = 0 sets none aside",
             hint="Use --set data.val_fraction=0.1, or --set data.select=last",
         )
+    dataset = replace(dataset, notes=[*dataset.notes, *_imbalance(train, dataset)])
     splits: dict[Split, ImageSet] = {"train": train, "test": dataset.splits["test"]}
     if val is not None:
         splits["val"] = val
@@ -110,6 +114,19 @@ def load_splits(settings: schema.Data, *, progress: Progress | None = None) -> D
         fingerprint=fingerprint(splits, class_names=dataset.class_names),
         label_fingerprint=label_fingerprint(dataset.splits, class_names=dataset.class_names),
     )
+
+
+def _imbalance(train: ImageSet, dataset: Dataset) -> list[str]:
+    """Return what to know where some class has many more training images than another."""
+    counts = np.bincount(train.labels, minlength=dataset.num_classes)
+    if counts.max() <= MOST_UNEVEN * max(1, counts.min()):
+        return []
+    most, fewest = (dataset.class_names[place] for place in (counts.argmax(), counts.argmin()))
+    return [
+        f"the classes are uneven: {counts.max():,} training images of {most}, {counts.min():,} of "
+        f"{fewest}; --balance logits trains for all classes alike, and the mean per class says "
+        "more than top-1"
+    ]
 
 
 def check_readable(

@@ -11,6 +11,7 @@ from deit_transfer.models.pretrained import write_model_files
 from deit_transfer.paper.values import paper_top1
 from deit_transfer.runs.folder import PREDICTIONS_FILE, RESULT_FILE
 from deit_transfer.runs.predictions import predictions_to_store, write_predictions
+from deit_transfer.training import build
 from deit_transfer.training.trainer import Trainer
 
 
@@ -24,6 +25,7 @@ def finish(trainer: Trainer, *, teacher_top1: float | None) -> dict[str, Any]:
             trainer.folder.path,
             trainer.setup.classifier,
             class_names=trainer.setup.splits.class_names,
+            crop_pct=build.evaluation_crop(trainer.setup.recipe),
         )
     trainer.callbacks.scoring("test")
     predictions = trainer.predict(trainer.setup.classifier, trainer.setup.splits.test)
@@ -70,7 +72,7 @@ def _result(trainer: Trainer, predictions: Predictions, chosen: dict[str, Any]) 
     published = splits.dataset.info.name
     paper = paper_top1(published, recipe.model.name, recipe.mode, resolution=resolution)
     last = trainer.records[-1]
-    plan, repeats = trainer.setup.durations, recipe.augment.repeats
+    plan, repeats = trainer.durations, recipe.augment.repeats
     trainer.count_seconds()
     result: dict[str, Any] = {
         "run": str(trainer.folder),
@@ -82,7 +84,7 @@ def _result(trainer: Trainer, predictions: Predictions, chosen: dict[str, Any]) 
         **score_facts(predictions, splits.test),
         "headline": recipe.data.headline,
         "images_seen": counters.images_seen,
-        "epochs": trainer.setup.durations.epochs,
+        "epochs": trainer.durations.epochs,
         "unique_images_per_epoch": -(-plan.images_per_epoch // repeats),
         # repeated augmentation shows fewer images more often: three views are one pass
         "passes": counters.images_seen / repeats / len(splits.train),

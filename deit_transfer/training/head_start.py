@@ -4,20 +4,34 @@ A random head sends large, meaningless gradients into a pretrained backbone in t
 head that already fits the frozen features does not, and costs one forward pass over the images.
 """
 
-from collections.abc import Callable, Iterable
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deit_transfer.analysis.probe import FOLDS, LogisticProbe, logistic_probe
 from deit_transfer.batch import Batch
 from deit_transfer.engine.precision import Precision
 from deit_transfer.models.classifier import Classifier, head_names
 
-# of logistic regression on standardized features: 1 is scikit-learn's default
-INVERSE_REGULARIZATION = 1.0
-MAX_ITERATIONS = 200
+# of the probe's search, the part that a few hundred features choose from
+PENALTY_GRID = (1e-3, 1e-2, 1e-1, 1.0)
+# of so many images one fold of five is enough to choose among them
+FEW_IMAGES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadStart:
+    """The fit of every head, the images it took, and the seconds an image of its forward pass."""
+
+    fits: list[LogisticProbe]
+    num_images: int
+    seconds_per_image: float
 
 
 def linear_heads(classifier: Classifier) -> list[nn.Linear]:
@@ -33,8 +47,10 @@ def start_heads(
     normalize: Callable[[Tensor], Tensor],
     device: torch.device,
     precision: Precision,
-) -> int:
-    """Fit every linear head to the features of these images; return the number of images.
+    class_shares: Tensor | None = None,
+    most_seconds: float = math.inf,
+) -> HeadStart | None:
+    """Fit every linear head to the features of these images; None where they are of one class.
 
     Args:
         classifier: Its backbone is frozen meanwhile; its heads are overwritten.
@@ -42,43 +58,53 @@ def start_heads(
         normalize: From pixels (B, 3, H, W) uint8 to the network's input.
         device: Where the network is.
         precision: Of the forward passes.
+        class_shares: (K,) shares of the classes that a balanced loss will add to the logits.
+        most_seconds: The batches that have been read by then have to do.
     """
+    began = time.monotonic()
     heads = linear_heads(classifier)
     features, labels = _head_inputs(
-        classifier, heads, batches, normalize=normalize, device=device, precision=precision
+        classifier,
+        heads,
+        _until(batches, began + most_seconds),
+        normalize=normalize,
+        device=device,
+        precision=precision,
     )
+    seconds = time.monotonic() - began
     if len(np.unique(labels)) < 2:
-        return 0
-    for head, rows in zip(heads, features, strict=True):
-        weight, bias = fit_head(rows, labels, num_classes=classifier.num_classes)
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(weight))
-            head.bias.copy_(torch.from_numpy(bias))
-    return len(labels)
+        return None
+    fits = [
+        logistic_probe(
+            rows,
+            labels,
+            num_classes=classifier.num_classes,
+            grid=PENALTY_GRID,
+            max_folds=FOLDS if len(labels) <= FEW_IMAGES else 1,
+        )
+        for rows in features
+    ]
+    for head, fit in zip(heads, fits, strict=True):
+        # a class that these images lack will be learned: it starts level with the rarest
+        bias = np.where(np.isin(np.arange(len(fit.bias)), labels), fit.bias, fit.bias[labels].min())
+        if class_shares is not None:
+            bias = bias - class_shares.log().numpy()
+        set_head(head, fit.weight, bias.astype(np.float32))
+    return HeadStart(fits=fits, num_images=len(labels), seconds_per_image=seconds / len(labels))
 
 
-def fit_head(
-    features: NDArray[np.float32], labels: NDArray[np.int64], *, num_classes: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return weight (K, D) and bias (K,) of a logistic regression on features (N, D).
+def set_head(head: nn.Linear, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    """Copy weight (K, D) and bias (K,) into a head."""
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
 
-    Features are standardized for the fit, which is then folded into the weights. A class without
-    images gets the lowest bias of all and no weights.
-    """
-    from sklearn.linear_model import LogisticRegression
 
-    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
-    model = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=MAX_ITERATIONS)
-    model.fit((features - mean) / scale, labels)
-    coefficients, intercepts = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
-        coefficients = np.vstack([-coefficients, coefficients]) / 2
-        intercepts = np.concatenate([-intercepts, intercepts]) / 2
-    weight = np.zeros((num_classes, features.shape[1]), dtype=np.float32)
-    bias = np.full(num_classes, intercepts.min(), dtype=np.float32)
-    weight[model.classes_] = coefficients / scale
-    bias[model.classes_] = intercepts - (coefficients / scale) @ mean
-    return weight, bias
+def _until(batches: Iterable[Batch], deadline: float) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        if time.monotonic() > deadline:
+            return
 
 
 def _head_inputs(

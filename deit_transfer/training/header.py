@@ -1,5 +1,7 @@
 """Collect the settings that the header of a run shows."""
 
+import math
+
 import torch
 
 from deit_transfer.recipe.checks import scaled_peak_lr
@@ -35,6 +37,7 @@ def header_facts(setup: RunSetup, *, folder: str) -> HeaderFacts:
         start=recipe.model.pretrained,
         start_origin=setup.start.origin,
         load_report=report.summary[1:] if report is not None else (),
+        head=_describe_head(setup),
         recipe=recipe.title,
         compat="the paper's own code (docs/differences.md)" if recipe.compat == "deit" else "",
         device=device_name(setup.device),
@@ -67,6 +70,15 @@ def header_facts(setup: RunSetup, *, folder: str) -> HeaderFacts:
         seed=recipe.run.seed,
         run_folder=folder,
     )
+
+
+def _describe_head(setup: RunSetup) -> str:
+    """Return how well the fitted head does before training: what fine-tuning has to beat."""
+    if setup.head_start is None:
+        return ""
+    top1 = setup.head_start.fits[0].fold_top1
+    estimate = "" if math.isnan(top1) else f": top-1 {top1:.1f}% on held-out training images"
+    return f"starts from logistic regression on frozen features{estimate}"
 
 
 def describe_augmentation(augment: Augment) -> str:
@@ -111,8 +123,8 @@ def _describe_patch_drop(recipe: Recipe) -> str:
 
 def _epochs_note(recipe: Recipe, plan: Durations) -> str:
     notes = []
-    if recipe.run.time_budget_minutes is not None and plan.epochs < recipe.schedule.epochs:
-        notes.append(f"shortened from {recipe.schedule.epochs} to fit the time budget")
+    if recipe.run.time_budget_minutes is not None:
+        notes.append(_budget_note(recipe, plan))
     elif plan.raised:
         steps = f"{recipe.schedule.min_steps} steps"
         notes.append(f"raised from {recipe.schedule.epochs} to reach {steps}")
@@ -125,6 +137,13 @@ def _epochs_note(recipe: Recipe, plan: Durations) -> str:
             f"each {repeats} views of {unique:,} images; {passes:g} passes over the images"
         )
     return "; ".join(notes)
+
+
+def _budget_note(recipe: Recipe, plan: Durations) -> str:
+    usual = recipe.schedule.epochs
+    how = "shortened" if plan.epochs < usual else "lengthened"
+    changed = f"{how} from {usual} " if plan.epochs != usual else ""
+    return f"{changed}to fit the time budget of {recipe.run.time_budget_minutes:g} minutes"
 
 
 def device_name(device: torch.device) -> str:

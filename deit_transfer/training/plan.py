@@ -1,5 +1,6 @@
 """Preview a run: settings, steps and estimated time, without training."""
 
+import time
 from pathlib import Path
 
 from deit_transfer.data.dataset import Progress
@@ -21,6 +22,7 @@ def plan(recipe: Recipe, *, out: Path, progress: Progress | None = None) -> Head
         out: Folder that would hold the run.
         progress: Called while the dataset is fetched, unpacked or listed.
     """
+    began = time.monotonic()
     with StopSignals(hint="") as stop:
 
         def show_loading(done: int, total: int) -> None:
@@ -32,6 +34,6 @@ def plan(recipe: Recipe, *, out: Path, progress: Progress | None = None) -> Head
         check_readable(splits, allow_bad=recipe.data.allow_bad, progress=lambda *_: stop.check())
         start = read_pretrained(recipe.model.pretrained, model_name=recipe.model.name)
         stop.check()
-        setup = set_up_run(recipe, splits, start, world=World())
+        setup = set_up_run(recipe, splits, start, world=World(), began=began)
         stop.check()
         return header_facts(setup, folder=f"a new one below {out}")

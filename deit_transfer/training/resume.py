@@ -15,11 +15,14 @@ from deit_transfer.recipe.schema import Recipe
 from deit_transfer.runs.environment import describe_environment
 from deit_transfer.runs.folder import (
     CLASSES_FILE,
+    DATA_FILE,
     ENVIRONMENT_FILE,
     KEY_FILE,
     RECIPE_FILE,
+    RESULT_FILE,
     RunFolder,
     create_named_folder,
+    open_run,
     taken,
 )
 from deit_transfer.runs.key import PLACE_SETTINGS, find_by_key
@@ -94,12 +97,13 @@ def record_data(folder: RunFolder, splits: DataSplits) -> None:
     """Write down a run's classes, in label order, and which images it saw."""
     folder.write_json(CLASSES_FILE, {"class_names": list(splits.class_names)})
     folder.write_json(
-        "data.json",
+        DATA_FILE,
         {
             "dataset": splits.name,
             "layout": splits.dataset.layout,
             "root": str(splits.dataset.root) if splits.dataset.root is not None else None,
             "notes": list(splits.dataset.notes),
+            "gray_white": splits.train.gray_white,
             "counts": splits.counts,
             "fingerprint": splits.fingerprint,
             "label_fingerprint": splits.label_fingerprint,
@@ -152,13 +156,29 @@ def _find_earlier(
         raise taken(folder)
     if not folder.is_run:
         _begin(folder, recipe, key)
+    open_run(folder.path)
     if folder.read_json(KEY_FILE).get("key") != key:
-        changed = _changes(load_recipe(str(folder.path / RECIPE_FILE)), recipe)
-        raise UsageError(
-            f"{folder} was started with another recipe, other data or other weights: {changed}",
-            hint="Repeat the settings it was started with, or give the new run another --name",
-        )
+        raise _another_run(folder, recipe)
     return folder
+
+
+def _another_run(folder: RunFolder, recipe: Recipe) -> UsageError:
+    """Return the error that a run of this name is not the one that is asked for."""
+    before = load_recipe(str(folder.path / RECIPE_FILE))
+    settings = differing_values(before, recipe).keys() - PLACE_SETTINGS
+    longer = bool(settings) and all(key.startswith("schedule.") for key in settings)
+    if longer and folder.read_json(RESULT_FILE):
+        return UsageError(
+            f"{folder} is finished, and its learning rate has come to its end: it cannot be made "
+            f"longer ({_changes(before, recipe)})",
+            hint="Train on from its weights as a new run: deit-transfer finetune "
+            f"{recipe.data.dataset} --from {folder} --epochs {recipe.schedule.epochs}",
+        )
+    return UsageError(
+        f"{folder} was started with another recipe, other data or other weights: "
+        f"{_changes(before, recipe)}",
+        hint="Repeat the settings it was started with, or give the new run another --name",
+    )
 
 
 def _changes(before: Recipe, now: Recipe) -> str:

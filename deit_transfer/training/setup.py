@@ -1,7 +1,9 @@
 """Set up a run: device, precision, network, attention kernel, length, and the training state."""
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from deit_transfer.data.splits import take_limit
@@ -29,10 +31,21 @@ from deit_transfer.training.fast_steps import (
     choose_compiling,
     why_read_at_once,
 )
-from deit_transfer.training.head_start import start_heads
-from deit_transfer.training.time_budget import fit_budget, images_per_second, training_seconds
+from deit_transfer.training.head_start import HeadStart, start_heads
+from deit_transfer.training.time_budget import (
+    FORWARD_SHARE,
+    TimeBudget,
+    images_per_second,
+    training_seconds,
+)
 
+# Logistic regression on this many features takes seconds, and more hardly change the start
 HEAD_START_IMAGES = 2000
+# so that there are 10 images a class
+HEAD_START_CLASSES = 200
+# of a time budget: scoring on a busy machine takes longer than was measured
+SPENT_SHARE = 0.96
+HEAD_START_SHARE = 0.25  # of a time budget, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +60,9 @@ class FrozenSettings:
 class RunSetup:
     """A run that is ready to start.
 
-    `keeps_memory` says that the C library was told to keep freed blocks; `estimated_s` is None
-    where nothing was timed.
+    `keeps_memory` says that the C library was told to keep freed blocks; `estimated_s` is that of
+    all steps; `head_start` is None where the heads are drawn, kept or resumed; `budget` is None
+    where the length is fixed.
     """
 
     recipe: Recipe
@@ -61,10 +75,12 @@ class RunSetup:
     precision: Precision
     attention: Attention
     keeps_memory: bool
-    estimated_s: float | None
+    estimated_s: float
     compiling: StepChoice
     capture: StepChoice
     world: World
+    head_start: HeadStart | None
+    budget: TimeBudget | None
 
 
 def set_up_run(
@@ -73,15 +89,17 @@ def set_up_run(
     start: PretrainedWeights,
     *,
     world: World,
+    began: float,
     frozen: FrozenSettings | None = None,
 ) -> RunSetup:
     """Decide everything that a run needs before its first step.
 
     Args:
         recipe: The recipe.
-        inputs: The images.
+        splits: The images.
         start: The weights to start from.
         world: The processes that will train together.
+        began: When a time budget began to run, on the clock of `time.monotonic`.
         frozen: The settings of the run when it first started, if it is resumed.
     """
     device = resolve_device(recipe.run.device, local_rank=world.local_rank)
@@ -91,13 +109,11 @@ def set_up_run(
     build.check_transforms(recipe, classifier)
     attention = frozen.attention if frozen is not None else _attention(recipe, precision)
     set_attention(classifier, attention)
-    durations = (
-        frozen.durations
-        if frozen is not None
-        else build.durations(recipe, num_images=len(splits.train))
+    head_start = (
+        _start_heads(recipe, splits, classifier, device, precision)
+        if frozen is None and _fits_heads(recipe, splits, start)
+        else None
     )
-    if recipe.model.head_start == "features" and frozen is None and not start.is_none:
-        _start_heads(recipe, splits, classifier, device, precision, world)
     side = classifier.resolution
     speeds = {
         pixels: world.size
@@ -110,12 +126,24 @@ def set_up_run(
         )
         for pixels in {side, *(min(pixels, side) for pixels, _ in recipe.schedule.progressive)}
     }
+    durations = (
+        frozen.durations if frozen else build.durations(recipe, num_images=len(splits.train))
+    )
     estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
-    if recipe.run.time_budget_minutes is not None and frozen is None:
-        budget_s = 60 * recipe.run.time_budget_minutes
-        durations = world.broadcast(
-            fit_budget(durations, estimated_s=estimated_s, budget_s=budget_s)
+    budget = None
+    if recipe.run.time_budget_minutes is not None:
+        each_s = FORWARD_SHARE / speeds[side]
+        if head_start is not None:  # measured, decoding included
+            each_s = head_start.seconds_per_image / world.size
+        num_val = 0 if splits.val is None else len(splits.val)
+        budget = TimeBudget(
+            deadline=began + SPENT_SHARE * 60 * recipe.run.time_budget_minutes,
+            scoring_s=each_s * len(splits.test),
+            epoch_end_s=each_s * num_val * (2 if recipe.optim.ema else 1),
+            step_s=estimated_s / durations.total_steps,
         )
+        if frozen is None:
+            durations = world.broadcast(budget.fit(durations))
         estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
     compiling = choose_compiling(recipe, device, estimated_s=estimated_s)
     if compiling.on:
@@ -142,7 +170,17 @@ def set_up_run(
             world=world,
         ),
         world=world,
+        head_start=head_start,
+        budget=budget if recipe.compat == "none" else None,
     )
+
+
+def _fits_heads(recipe: Recipe, splits: DataSplits, start: PretrainedWeights) -> bool:
+    """Return whether new heads are fitted to features; a pretrained head is left as it is."""
+    keeps_head = recipe.model.keep_head and start.class_names == splits.class_names
+    few_classes = len(splits.class_names) <= HEAD_START_CLASSES
+    asked = recipe.model.head_start == "features"
+    return asked and few_classes and not start.is_none and not keeps_head
 
 
 def _start_heads(
@@ -151,19 +189,21 @@ def _start_heads(
     classifier: Classifier,
     device: torch.device,
     precision: Precision,
-    world: World,
-) -> None:
+) -> HeadStart | None:
     images = splits.train
     if len(images) > HEAD_START_IMAGES:
-        images = images.subset(
-            take_limit(images.labels, limit=HEAD_START_IMAGES, fraction=None, seed=0)
-        )
-    start_heads(
+        images = images.subset(take_limit(images.labels, limit=HEAD_START_IMAGES, seed=0))
+    # in any order: under a time budget, the first of them have to do
+    images = images.subset(np.random.default_rng(0).permutation(len(images)))
+    budget = recipe.run.time_budget_minutes
+    return start_heads(
         classifier,
         build.scoring_batches(recipe, images, classifier, World()),
         normalize=build.normalization(classifier),
         device=device,
         precision=precision,
+        class_shares=build.class_shares(splits) if recipe.optim.balance == "logits" else None,
+        most_seconds=math.inf if budget is None else 60 * budget * HEAD_START_SHARE,
     )
 
 
@@ -179,7 +219,7 @@ def build_train_state(setup: RunSetup, *, teacher: TeacherFunction | None) -> Tr
     return TrainState(
         model=classifier,
         optimizer=build.optimizer(recipe, classifier),
-        objective=build.objective(recipe),
+        objective=build.objective(recipe, setup.splits),
         batch_transforms=build.batch_transforms(recipe, classifier, setup.device),
         lr_at=build.learning_rates(recipe, durations),
         precision=setup.precision,

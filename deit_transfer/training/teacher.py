@@ -1,5 +1,6 @@
 """Load the teacher of a run and check it on held-out images."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deit_transfer.models.pretrained import IMAGENET, read_model, read_pretraine
 from deit_transfer.models.teacher import Teacher
 from deit_transfer.training import build
 from deit_transfer.training.data_splits import DataSplits
+from deit_transfer.training.head_start import HeadStart
 from deit_transfer.training.predict_split import predict_split
 from deit_transfer.training.setup import RunSetup
 from deit_transfer.training.teacher_cache import TeacherCache, describe_teacher_inputs
@@ -51,7 +53,7 @@ def find_teacher(setup: RunSetup, *, stop: StopSignals) -> RunTeacher | None:
 
     Raises:
         CheckpointError: The teacher's classes are not the student's, or it knows no more of
-            them than chance.
+            them than chance, or less than the student before it is trained.
     """
     recipe, splits, student = setup.recipe, setup.splits, setup.classifier
     name = recipe.distill.teacher
@@ -73,6 +75,8 @@ def find_teacher(setup: RunSetup, *, stop: StopSignals) -> RunTeacher | None:
         )
     )["joint"]
     _check_above_chance(name, scores.top1, checked, where, len(splits.class_names))
+    if setup.head_start is not None:
+        _check_above_student(name, scores.top1, checked, where, setup.head_start)
     teacher = Teacher(classifier, student_mean=student.mean, student_std=student.std)
     cache = None
     if recipe.distill.cache is not None:
@@ -129,6 +133,29 @@ def _check_above_chance(
             f"the teacher {name} has {top1:.1f}% top-1 on {len(checked)} {where} images, no more "
             f"than chance ({chance:.1f}%)",
             hint="Train the teacher longer, or check that its classes are in the same order",
+        )
+
+
+def _check_above_student(
+    name: str, top1: float, checked: ImageSet, where: str, start: HeadStart
+) -> None:
+    """Refuse a teacher that is certainly worse than logistic regression on the student's features.
+
+    It would teach its mistakes to a network that does not make them.
+    """
+    fit = start.fits[0]
+    if math.isnan(fit.fold_top1):
+        return
+    teacher = wilson_interval(round(top1 * len(checked) / 100), len(checked))
+    student = wilson_interval(round(fit.fold_top1 * fit.num_held_out / 100), fit.num_held_out)
+    if teacher.high < student.low:
+        raise CheckpointError(
+            f"the teacher {name} is worse than its student before training: {top1:.1f}% top-1 on "
+            f"{len(checked)} {where} images (95% interval up to {teacher.high:.1f}), where the "
+            f"student's frozen features give {fit.fold_top1:.1f}% on {fit.num_held_out} held-out "
+            f"images (from {student.low:.1f})",
+            hint="Fine-tune without a teacher, or fit a better one; to distill all the same: "
+            "--set model.head_start=random",
         )
 
 

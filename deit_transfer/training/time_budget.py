@@ -1,7 +1,11 @@
-"""Time the network for a moment, to estimate a run and to fit it into a time budget."""
+"""Time the network for a moment to estimate a run, and fit a run into a time budget.
+
+Under a budget the schedule follows the clock: after every step, the steps that fit into the time
+that is left are counted anew, and the learning rate moves on by its share of them.
+"""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from timm.layers import PatchDropout
@@ -13,8 +17,12 @@ from deit_transfer.recipe.schema import Recipe
 
 SAMPLE_IMAGES = 8
 SAMPLE_SECONDS = 0.5
-# loading, scoring and saving take their part of a budget; measured runs stay below this share
-TRAINING_SHARE_OF_BUDGET = 0.8
+# a forward pass takes a third of a training step
+FORWARD_SHARE = 1 / 3
+# writing the weights, the predictions and the result
+WRITING_S = 1.0
+# of the latest measurement, in the moving averages of seconds per step
+NEWEST_SHARE = 0.1
 
 
 def images_per_second(
@@ -62,19 +70,45 @@ def training_seconds(
     return sum(seconds) * plan.total_steps / (plan.epochs * plan.steps_per_epoch)
 
 
-def fit_budget(plan: Durations, *, estimated_s: float, budget_s: float) -> Durations:
-    """Return a plan shortened, never lengthened, so that its steps fit into a time budget."""
-    share = TRAINING_SHARE_OF_BUDGET * budget_s / estimated_s
-    if share >= 1:
-        return plan
-    total_steps = max(2, int(plan.total_steps * share))
-    return replace(
-        plan,
-        total_steps=total_steps,
-        epochs=-(-total_steps // plan.steps_per_epoch),
-        warmup_steps=min(int(plan.warmup_steps * share), total_steps - 1),
-        raised=False,
-    )
+@dataclass(kw_only=True)
+class TimeBudget:
+    """The time that a run may take, and how long its parts were measured to take.
+
+    Args:
+        deadline: On the clock of `time.monotonic`.
+        scoring_s: Seconds that the scoring of the test split will take.
+        epoch_end_s: Seconds that saving and validating take after an epoch.
+        step_s: Seconds of a step, estimated before the first.
+    """
+
+    deadline: float
+    scoring_s: float
+    epoch_end_s: float
+    step_s: float
+    _measured_steps: int = 0
+
+    def fit(self, plan: Durations) -> Durations:
+        """Return a plan that fits into the time that is left: shortened, or lengthened."""
+        total_steps = max(1, self.steps_left(plan.steps_per_epoch))
+        warmup_share = plan.warmup_steps / plan.total_steps
+        return replace(
+            plan,
+            total_steps=total_steps,
+            epochs=-(-total_steps // plan.steps_per_epoch),
+            warmup_steps=min(round(warmup_share * total_steps), total_steps - 1),
+            raised=False,
+        )
+
+    def measured_step(self, seconds: float) -> None:
+        """Take in how long a step took: a mean at first, later a moving one."""
+        self._measured_steps += 1
+        self.step_s += max(1 / self._measured_steps, NEWEST_SHARE) * (seconds - self.step_s)
+
+    def steps_left(self, steps_per_epoch: int) -> int:
+        """Return how many steps fit into the time that is left before the end's scoring."""
+        left = self.deadline - time.monotonic() - self.scoring_s - WRITING_S - self.epoch_end_s
+        each = self.step_s + self.epoch_end_s / steps_per_epoch
+        return max(0, int(left / max(each, 1e-9)))
 
 
 def _forward_backward(model: nn.Module, images: torch.Tensor, precision: Precision) -> None:

@@ -1,9 +1,11 @@
 """One training run, in the order it happens: data, weights, network, steps, result."""
 
-from itertools import islice
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from deit_transfer.data.pipeline.loader import LoadedStep
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.loop import train_steps
 from deit_transfer.engine.signals import StopSignals
@@ -41,6 +43,7 @@ def train(
     splits: DataSplits | None = None,
     callbacks: Callbacks | None = None,
     world: World | None = None,
+    began: float | None = None,
     go_on: str = "Run the same command again with --resume to go on",
 ) -> dict[str, Any]:
     """Train what a recipe says and score it once on the test split.
@@ -50,9 +53,10 @@ def train(
         out: Folder that holds the runs.
         name: The run's folder below `out`; None makes one from dataset, mode, model and seed.
         resume: Go on with the unfinished run of this recipe and data; start it if there is none.
-        inputs: The data, when the caller has loaded it already.
-        observer: Who is told what happens.
+        splits: The data, when the caller has loaded it already.
+        callbacks: What is shown while it trains.
         world: The processes that train together; None for one.
+        began: When a time budget began to run, on the clock of `time.monotonic`; None for now.
         go_on: What a person whom a signal stopped is told to type.
 
     Returns:
@@ -62,6 +66,7 @@ def train(
         StoppedError: A signal arrived; the state is saved.
     """
     callbacks, world = callbacks or NoCallbacks(), world or World()
+    began = time.monotonic() if began is None else began
     repeat_s = TORCHRUN_REPEAT_S if world.size > 1 else 0.0
     with StopSignals(
         repeat_s=repeat_s,
@@ -95,7 +100,7 @@ def train(
 
         # All that can be wrong is found before there is a folder
         frozen = read_frozen_settings(earlier) if earlier is not None else None
-        setup = set_up_run(recipe, splits, start, world=world, frozen=frozen)
+        setup = set_up_run(recipe, splits, start, world=world, began=began, frozen=frozen)
         teacher = find_teacher(setup, stop=stop)
         folder = earlier or start_run_folder(out, name, recipe, key=key, world=world)
         with watch_status(folder, world):
@@ -112,7 +117,7 @@ def _train(
     stop: StopSignals,
 ) -> dict[str, Any]:
     recipe, splits, world = setup.recipe, setup.splits, setup.world
-    classifier, durations = setup.classifier, setup.durations
+    classifier = setup.classifier
     record_setup(folder, setup)
     callbacks.header(header_facts(setup, folder=str(folder)))
     if teacher is not None:
@@ -136,7 +141,7 @@ def _train(
         recipe,
         splits,
         classifier,
-        durations,
+        setup.durations,
         start_step=counters.steps_done,
         world=world,
         progress=trainer.check_stop,
@@ -144,7 +149,7 @@ def _train(
     batches.while_waiting = trainer.stop_while_waiting
     for report in train_steps(
         state,
-        islice(batches, durations.total_steps - counters.steps_done),
+        _until_done(trainer, batches),
         nonfinite=recipe.run.nonfinite,
         nonfinite_budget=recipe.run.nonfinite_budget,
         nonfinite_seen=counters.nonfinite_seen,
@@ -156,3 +161,10 @@ def _train(
 
     # The result
     return finish(trainer, teacher_top1=teacher.top1 if teacher is not None else None)
+
+
+def _until_done(trainer: Trainer, batches: Iterable[LoadedStep]) -> Iterator[LoadedStep]:
+    """Yield batches until the run is as long as it should be, which a time budget may move."""
+    steps = iter(batches)
+    while trainer.counters.steps_done < trainer.durations.total_steps:
+        yield next(steps)

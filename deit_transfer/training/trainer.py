@@ -5,7 +5,7 @@ loads it, scores the same epoch again, and goes on to the same weights and the s
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from deit_transfer.engine.loop import StepReport
 from deit_transfer.engine.nonfinite import NonFiniteStep
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.engine.state import TrainState
+from deit_transfer.recipe.durations import Durations, resolution_at
 from deit_transfer.runs.folder import RunFolder
 from deit_transfer.training import build
 from deit_transfer.training.callbacks import Callbacks
@@ -43,6 +44,7 @@ class Trainer:
     stop: StopSignals
     counters: Counters = field(default_factory=Counters)
     records: list[dict[str, Any]] = field(default_factory=list)
+    _scored_s: float | None = None  # seconds an image, when a split was scored first
     _saved_at: float = field(default_factory=time.monotonic)
     _counted_at: float = field(default_factory=time.monotonic)
     _num_replaced: int = 0
@@ -50,6 +52,20 @@ class Trainer:
     _begun: int = 0  # steps that have begun, where they are read late
     _decided: dict[int, tuple[bool, bool]] = field(default_factory=dict)
     _scoring: dict[int, EvalBatches] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.setup.budget is not None:
+            planned, lr_at = self.setup.durations.total_steps, self.state.lr_at
+            self.state.lr_at = lambda _step: lr_at(self.counters.progress * planned)
+
+    @property
+    def durations(self) -> Durations:
+        """The length of the run; under a time budget, what fits as of the last step."""
+        plan, total_steps = self.setup.durations, self.counters.total_steps
+        if total_steps is None:
+            return plan
+        epochs = -(-total_steps // plan.steps_per_epoch)
+        return replace(plan, total_steps=total_steps, epochs=epochs)
 
     @property
     def selection_split(self) -> ImageSet | None:
@@ -65,13 +81,14 @@ class Trainer:
         if not world.broadcast(bool(list_checkpoints(self.folder.checkpoints, tag="last"))):
             self._save()
             world.barrier()
+            self._score_fitted_head()
             return
         saved = self._load()
         self.counters = Counters.from_state(saved["progress"])
+        if self.setup.budget is not None:
+            self.setup.budget.deadline -= self.counters.seconds
         self.state.forward_size = self.counters.forward_size
-        self._say(
-            f"resumed at step {self.counters.steps_done} of {self.setup.durations.total_steps}"
-        )
+        self._say(f"resumed at step {self.counters.steps_done} of {self.durations.total_steps}")
         if saved["world_size"] != world.size:
             self._say(
                 f"{saved['world_size']} processes saved this and {world.size} go on with it: the "
@@ -82,6 +99,8 @@ class Trainer:
         ]
         if self._at_epoch_end():
             self._end_epoch()
+        elif self.counters.steps_done == 0:
+            self._score_fitted_head()
 
     def restore(self) -> None:
         """Put network, optimizer and EMA back to the newest complete checkpoint.
@@ -113,7 +132,8 @@ class Trainer:
         """
         self._tell_memory(report)
         self.counters.add(report)
-        self.callbacks.step(report, self.setup.durations.total_steps)
+        self._follow_clock(report)
+        self.callbacks.step(report, self.durations.total_steps)
         self._tell_replaced(replaced)
         for note in notes[self._num_notes :]:
             self._say(note)
@@ -124,9 +144,11 @@ class Trainer:
             self._decided.pop(report.step) if report.step in self._decided else self._stop_or_save()
         )
         if self._at_epoch_end():
+            began = time.monotonic()
             # before the scoring, and not again after it: a resumed run scores the epoch anew
             self._save()
             self._end_epoch()
+            self._measured_epoch_end(time.monotonic() - began)
         elif saving:
             self._save()
         if stopping:
@@ -139,11 +161,45 @@ class Trainer:
         """
         self._begun = step + 1
         self._decided[step] = self._stop_or_save()
-        return self._is_epoch_end(step + 1) or any(self._decided[step])
+        # under a time budget each step decides how many are left, and the next one's rate
+        by_clock = self.setup.budget is not None
+        return by_clock or self._is_epoch_end(step + 1) or any(self._decided[step])
 
     def _stop_or_save(self) -> tuple[bool, bool]:
         stopping = self.stop.requested(self.setup.world)
         return stopping, stopping or self._save_is_due()
+
+    def _follow_clock(self, report: StepReport) -> None:
+        """Under a time budget, count the steps that still fit, and move on along the schedule."""
+        budget, counters = self.setup.budget, self.counters
+        if budget is None:
+            return
+        budget.measured_step(report.time_s)
+        ahead = self.durations.total_steps - report.step  # this step included
+        counters.progress += (1 - counters.progress) / max(1, ahead)
+        self._count_steps_left()
+
+    def _measured_epoch_end(self, seconds: float) -> None:
+        if self.setup.budget is None:
+            return
+        self.setup.budget.epoch_end_s = seconds
+        if self._scored_s is not None:
+            self.setup.budget.scoring_s = self._scored_s * len(self.setup.splits.test)
+        self._count_steps_left()
+
+    def _count_steps_left(self) -> None:
+        budget, recipe = self.setup.budget, self.setup.recipe
+        assert budget is not None  # the callers looked
+        resolution = self.setup.classifier.resolution
+        if recipe.schedule.progressive and resolution > resolution_at(
+            recipe.schedule,
+            epoch=self.counters.epoch,
+            epochs=self.setup.durations.epochs,
+            resolution=resolution,
+        ):
+            return  # only the last stage is stretched: what comes before it is as planned
+        left = self.setup.world.broadcast(budget.steps_left(self.durations.steps_per_epoch))
+        self.counters.total_steps = self.counters.steps_done + left
 
     def record_nonfinite(self, incident: NonFiniteStep) -> None:
         """Write a non-finite step to disk, with the images' names."""
@@ -182,7 +238,8 @@ class Trainer:
             if self.setup.world.size == 1:
                 batches.while_waiting = self.stop.check
             self._scoring[id(images)] = batches
-        return predict_split(
+        began = time.monotonic()
+        predictions = predict_split(
             model,
             batches,
             classifier=self.setup.classifier,
@@ -191,6 +248,9 @@ class Trainer:
             world=self.setup.world,
             stop=self.stop,
         )
+        if self._scored_s is None:  # decoding included, as it will be for test
+            self._scored_s = (time.monotonic() - began) / len(images)
+        return predictions
 
     def stop_while_waiting(self) -> None:
         """Save and stop, if a signal arrived while a batch of training images is awaited.
@@ -225,15 +285,12 @@ class Trainer:
         return self._is_epoch_end(self.counters.steps_done)
 
     def _is_epoch_end(self, done: int) -> bool:
-        at_edge = (
-            done % self.setup.durations.steps_per_epoch == 0
-            or done == self.setup.durations.total_steps
-        )
+        at_edge = done % self.durations.steps_per_epoch == 0 or done == self.durations.total_steps
         return done > 0 and at_edge
 
     def _end_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, and record the epoch."""
-        record = self.counters.close_epoch(epochs=self.setup.durations.epochs)
+        record = self.counters.close_epoch(epochs=self.durations.epochs)
         if (images := self.selection_split) is not None:
             split = "test" if images is self.setup.splits.test else "val"
             self.callbacks.scoring(split)
@@ -249,6 +306,16 @@ class Trainer:
         if self.setup.world.is_main:
             self.folder.write_metrics(self.records)
         self.callbacks.epoch(record)
+
+    def _score_fitted_head(self) -> None:
+        """Score a head that was fitted to frozen features: epoch 0, kept if no other is better."""
+        recipe, splits = self.setup.recipe, self.setup.splits
+        if recipe.model.head_start != "features" or splits.select != "val":
+            return
+        assert splits.val is not None  # it is what selects
+        scored = {"raw": head_scores(self.predict(self.setup.classifier, splits.val))}
+        self._keep_best(scored, 0)
+        self._say(f"before training: val top-1 {scored['raw']['joint'].top1:.2f}")
 
     def _keep_best(self, scored: dict[str, dict[str, Scores]], epoch: int) -> None:
         headline = self.setup.recipe.data.headline

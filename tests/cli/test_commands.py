@@ -140,9 +140,7 @@ def test_a_recorded_recipe_can_be_run_again_to_the_same_weights(
     ended = run_program(*command, folder=workplace)
     assert ended.code == 0, ended.err
     again = workplace / "runs" / "again"
-    assert (again / "weights.safetensors").read_bytes() == (
-        run / "weights.safetensors"
-    ).read_bytes()
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
 
 
 def test_finetune_starts_from_a_run_and_tells_what_it_took(
@@ -163,6 +161,17 @@ def test_resume_without_a_name_finds_the_finished_run(workplace: Path, finished:
     assert ended.code == 0
     assert ended.json["top1"] == finished.json["top1"]
     assert "finished already" in ended.said
+
+
+def test_a_finished_run_that_should_be_longer_names_the_command(
+    workplace: Path, finished: Ended
+) -> None:
+    longer = ("scratch", "photos", *QUICK, "--epochs=9", "--lr=0.05", "--name=first", "--resume")
+    ended = run_program(*longer, folder=workplace)
+    assert ended.code == 2
+    assert "first is finished" in ended.said
+    assert "schedule.epochs was 6 and is 9" in ended.said
+    assert "--from runs/first --epochs 9" in ended.said
 
 
 def test_a_time_budget_shortens_a_run_and_says_so(workplace: Path) -> None:

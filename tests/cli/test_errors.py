@@ -236,7 +236,7 @@ class Payload:
 @pytest.fixture(scope="module")
 def weights(workplace: Path, finished: Ended) -> Path:
     """Weights files, each with something wrong."""
-    sound = workplace / "runs" / "first" / "weights.safetensors"
+    sound = workplace / "runs" / "first" / "model.safetensors"
     (workplace / "cut.safetensors").write_bytes(sound.read_bytes()[:-100])
     (workplace / "page.pth").write_bytes(b"<html>404</html>")
     torch.save({"model": {"unknown": torch.zeros(3)}}, workplace / "other.pth")
@@ -246,7 +246,7 @@ def weights(workplace: Path, finished: Ended) -> Path:
     (workplace / "evil.pt").write_bytes(pickle.dumps(Payload(workplace / "RAN")))
     save_file({"cls_token": torch.full((1, 1, 96), float("nan"))}, workplace / "nan.safetensors")
     shutil.copytree(workplace / "runs" / "first", workplace / "damaged")
-    (workplace / "damaged" / "weights.safetensors").write_bytes(sound.read_bytes()[:-1] + b"!")
+    (workplace / "damaged" / "model.safetensors").write_bytes(sound.read_bytes()[:-1] + b"!")
     return workplace
 
 
@@ -263,7 +263,7 @@ def weights(workplace: Path, finished: Ended) -> Path:
         ("nan.safetensors", WEIGHTS, "not finite, in cls_token", "diverged"),
         ("evil.pth", WEIGHTS, "refused and nothing in it was run", "safetensors"),
         ("evil.pt", WEIGHTS, "refused and nothing in it was run", "safetensors"),
-        ("photos", WEIGHTS, "photos has no weights.safetensors", "not a run's folder"),
+        ("photos", WEIGHTS, "photos has no model.safetensors", "not a run's folder"),
         ("damaged", WEIGHTS, "SHA-256", "Copy the run"),
         ("hf-hub:some/thing", WEIGHTS, "HF_HUB_OFFLINE is set", "to score"),
     ],
@@ -353,7 +353,7 @@ def test_resuming_with_a_retrained_teacher_is_refused(workplace: Path, finished:
                "--set=distill.kind=hard", "--name=retaught", "--quiet")  # fmt: skip
     ended = run_program(*command, folder=workplace)
     assert ended.code == 0, ended.err
-    weights = workplace / "teacher" / "weights.safetensors"
+    weights = workplace / "teacher" / "model.safetensors"
     tensors = load_file(weights)
     save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, weights)
     said = ("runs/retaught was started with another", "the weights have changed")

@@ -256,7 +256,7 @@ def test_the_screen_is_short_and_grows_by_options(noisy: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
-        (("deit_micro=runs/first/weights.safetensors",), 4, "their 3 classes are called"),
+        (("deit_micro=runs/first/model.safetensors",), 4, "their 3 classes are called"),
         (("deit_micro_distilled=runs/first",), 4, "dist_token: not in the weights"),
         ((RUN, "--heads=tail"), USAGE, "no such head"),
         ((RUN, "--heads=class,"), USAGE, "--heads 'class,' has an empty part"),

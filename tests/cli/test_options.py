@@ -60,6 +60,9 @@ ALLOWED = {
     "tokens": SCREEN | {"--dataset", "--images", "--out", "--data-dir", "--device"},
     "plan finetune": TRAINING | {"--from", "--out", "--json"},
     "plan scratch": TRAINING | {"--from", "--out", "--json"},
+    "export": SCREEN | {"--to", "--out", "--tolerance", "--raw"},
+    "card": {"--out"},
+    "push": SCREEN | {"--private", "--dry-run"},
     "report": SCREEN | {"--out", "--images", "--data-dir"},
     "recipes list": {"--json"},
     "recipes show": {"--json"},
@@ -72,6 +75,7 @@ ALLOWED = {
     "runs list": {"--json"},
     "runs show": {"--json"},
     "runs compare": {"--json"},
+    "runs clean": {"--dry-run", "--json"},
     "paper": {"--runs", "--out", "--json"},
     "throughput": SCREEN
     | {

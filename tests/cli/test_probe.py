@@ -1,5 +1,6 @@
 """The command probes a run's features, says the same to people and programs, and keeps features."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_the_object_has_both_probes_and_the_data_of_fine_tuning(
         "finetune/folder", overrides={"data.dataset": str(workplace / "photos")}
     ).data
     splits = load_splits(settings)
-    assert told["counts"] == {"train": 22, "val": 2, "test": 12}  # 24, cut to choose on
+    assert told["counts"] == {"train": 24, "test": 12}
     assert told["data_fingerprint"] == splits.fingerprint
     assert told["resolution"] == 16  # that of the run
     assert any("trained on photos" in note for note in told["notes"])
@@ -57,6 +58,15 @@ def test_the_predictions_that_it_writes_give_its_figures(workplace: Path, probed
     assert "probed exists already" in again.said
 
 
+def test_the_run_that_it_writes_is_asked_like_any_other(workplace: Path, probed: Ended) -> None:
+    told = run_program("evaluate", "probed", "photos", "--json", folder=workplace).json
+    recorded = json.loads((workplace / "probed" / "result.json").read_text())
+    assert told["top1"] == pytest.approx(recorded["top1"])
+    picture = next((workplace / "photos" / "test").glob("*/*"))
+    answer = run_program("predict", "probed", str(picture), "--json", folder=workplace).json
+    assert answer["images"][0]["classes"][0]["class"] == picture.parent.name
+
+
 def test_a_second_probe_takes_the_kept_features_and_shows_a_table(
     workplace: Path, probed: Ended
 ) -> None:
@@ -68,7 +78,7 @@ def test_a_second_probe_takes_the_kept_features_and_shows_a_table(
     assert f"top-1 {probed.json['top1']:.2f}% on 12 test images" in " ".join(shown.out.split())
     assert "features of 36 images were kept" in " ".join(shown.out.split())
     smaller = run_program(*PROBE, "--train-limit=12", "--json", folder=workplace).json
-    assert smaller["counts"]["train"] + smaller["counts"]["val"] == 12
+    assert smaller["counts"]["train"] == 12
     assert smaller["features_computed"] == 0
     other_side = run_program(*PROBE, "--resolution=32", "--json", folder=workplace).json
     assert other_side["features_computed"] == 36

@@ -26,7 +26,7 @@ def network(run: Path) -> torch.nn.Module:
     backbone = timm.create_model(
         "deit_tiny_distilled_patch16_224", num_classes=3, img_size=16, **SIZE
     )
-    backbone.load_state_dict(load_file(run / "weights.safetensors"))
+    backbone.load_state_dict(load_file(run / "model.safetensors"))
     return backbone.eval()
 
 

@@ -204,8 +204,7 @@ def test_one_dataset_through_three_doors(tmp_path, monkeypatch):
         for name, data_dir in (("cifar10", tmp_path / "pickles"), (hub, None))
     ]
     first, second = (
-        safetensors.torch.load_file(Path(result["run"]) / "weights.safetensors")
-        for result in results
+        safetensors.torch.load_file(Path(result["run"]) / "model.safetensors") for result in results
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert results[0]["loss"] == results[1]["loss"]

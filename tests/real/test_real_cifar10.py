@@ -114,7 +114,7 @@ def test_three_doors_give_the_same_labels_and_train_alike(
             "scratch", dataset, recipe_name="scratch/cifar10", overrides=overrides
         )
         result = train(recipe, out=tmp_path / "runs")
-        weights.append(load_file(Path(result["run"]) / "weights.safetensors"))
+        weights.append(load_file(Path(result["run"]) / "model.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

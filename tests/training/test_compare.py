@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from traps import Strike
 
 from deit_transfer.errors import DataError
-from deit_transfer.experiments.compare import compare
+from deit_transfer.experiments.compare import ComparisonSettings, compare
 from deit_transfer.recipe.loader import load_recipe, recipes_root
 from deit_transfer.recipe.schema import Data
 from deit_transfer.training.data_splits import load_splits
@@ -115,12 +115,14 @@ def test_equal_images_holds_for_recipes_of_other_lengths_and_batches(
         (place / f"{arm}.toml").write_text(own)
     told = compare(
         str(place / "photos"),
-        start=str(place / "runs" / "base"),
-        seeds=1,
+        ComparisonSettings(
+            start=str(place / "runs" / "base"),
+            seeds=1,
+            budget="equal-images",
+            recipe_names={arm: str(place / f"{arm}.toml") for arm in schedules},
+            overrides=OVERRIDES,
+        ),
         out=place / "equal",
-        budget="equal-images",
-        recipe_names={arm: str(place / f"{arm}.toml") for arm in schedules},
-        overrides=OVERRIDES,
     )
     assert [arm["images_seen_mean"] for arm in told["arms"]] == [66, 66]
     assert [arm["runs"][0]["epochs"] for arm in told["arms"]] == [3, 3]
@@ -145,11 +147,13 @@ def test_arms_that_would_see_other_data_are_refused(place: Path) -> None:
     with pytest.raises(DataError, match="would not see the same data") as caught:
         compare(
             str(place / "photos"),
-            start=str(place / "runs" / "base"),
-            seeds=1,
+            ComparisonSettings(
+                start=str(place / "runs" / "base"),
+                seeds=1,
+                recipe_names={"scratch": str(other)},
+                overrides=OVERRIDES,
+            ),
             out=place / "refused",
-            recipe_names={"scratch": str(other)},
-            overrides=OVERRIDES,
         )
     assert "[data]" in caught.value.hint
     assert not (place / "refused").exists()
@@ -193,8 +197,8 @@ def test_the_soup_is_the_average_of_its_runs_and_is_a_run(place: Path, first: En
     [run] = soup["runs"]
     assert (soup["soup_of"], soup["n"], run["seed"]) == ("finetune", 1, None)
     members = [run["run"] for run in first.json["arms"][1]["runs"]]
-    averaged = load_file(place / run["run"] / "weights.safetensors")
-    weights = [load_file(place / member / "weights.safetensors") for member in members]
+    averaged = load_file(place / run["run"] / "model.safetensors")
+    weights = [load_file(place / member / "model.safetensors") for member in members]
     for key, value in averaged.items():
         expected = np.mean([one[key].astype(np.float64) for one in weights], axis=0)
         np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-8)
@@ -273,7 +277,9 @@ def test_shares_of_all_labels_find_the_runs_of_before(sized: Ended, place: Path)
     assert again.code == 0, again.err
     assert again.out.count("reused: ") == 3
     assert max(map(len, again.out.splitlines())) <= 80
-    assert "finetune - probe" not in again.out  # scratch is the baseline wherever it stands
+    # scratch is the baseline wherever it stands; the probe is what fine-tuning has to beat
+    compared = [line.split(":")[0] for line in again.out.splitlines() if " - " in line[:30]]
+    assert compared == ["finetune - scratch", "probe - scratch", "finetune - probe"]
 
 
 def test_several_datasets_give_one_table_and_one_that_fails_loses_none(

@@ -105,7 +105,7 @@ def test_a_start_makes_it_fine_tuning(photos: str, tmp_path: Path, rule: ByRule)
     start = tmp_path / "start"
     start.mkdir()
     network = build_classifier(name="deit_micro", num_classes=2, resolution=16)
-    write_model_files(start, network, class_names=("ant", "bee"))
+    write_model_files(start, network, class_names=("ant", "bee"), crop_pct=0.9)
     found = epochs(photos, lengths=[2], seeds=1, out=tmp_path, start=str(start), overrides=SMALL)
     assert found["mode"] == "finetune"
     assert rule.trained[0].model.pretrained == str(start)

@@ -38,7 +38,7 @@ def run_processes(count: int, photos: Path, out: Path, *more: str) -> dict:
 
 
 def weights(out: Path) -> dict[str, np.ndarray]:
-    return load_file(out / "run" / "weights.safetensors")
+    return load_file(out / "run" / "model.safetensors")
 
 
 def predicted_ids(out: Path) -> list[str]:

@@ -68,7 +68,7 @@ def traces(run: Path) -> dict[str, Any]:
     result = json.loads((run / "result.json").read_text())
     told = {"run", "train_seconds", *TIMES}
     return {
-        "weights": hashlib.sha256((run / "weights.safetensors").read_bytes()).hexdigest(),
+        "weights": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
         "last": hashlib.sha256((last / "model.safetensors").read_bytes()).hexdigest(),
         "average": hashlib.sha256((last / "ema.safetensors").read_bytes()).hexdigest(),
         "records": [{key: r[key] for key in r if key not in TIMES} for r in records],

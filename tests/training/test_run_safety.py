@@ -27,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(run: Path) -> bytes:
-    return (run / "weights.safetensors").read_bytes()
+    return (run / "model.safetensors").read_bytes()
 
 
 def status(run: Path) -> str:

@@ -13,7 +13,7 @@ from traps import Strike
 
 from deit_transfer.errors import DataError, DivergedError, RecipeError, ResourceError, UsageError
 from deit_transfer.experiments import sweep_trials as searching
-from deit_transfer.experiments.sweep import sweep, sweep_recipes
+from deit_transfer.experiments.sweep import SweepSettings, sweep, sweep_recipes
 from deit_transfer.recipe.loader import list_recipes, load_recipe
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.training.callbacks import NoCallbacks
@@ -144,15 +144,14 @@ def test_a_sweep_without_validation_images_is_refused(
 def run_grid(
     photos: str, out: Path, grids: list[str], trials: int | None = None, **overrides: Any
 ) -> dict[str, Any]:
-    return sweep(
-        photos,
+    settings = SweepSettings(
         mode="scratch",
         grids=grids if trials is None else [],
         ranges=grids if trials is not None else [],
         trials=trials,
-        out=out,
         overrides={k: v for k, v in SMALL.items() if k not in " ".join(grids)} | overrides,
     )
+    return sweep(photos, settings, out=out)
 
 
 def rate(recipe: Recipe) -> float:
@@ -323,9 +322,12 @@ def test_a_name_that_holds_something_else_is_refused(
     photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searching, "train_or_reuse", ByRule(lambda recipe, epoch: 50.0))
-    common: dict[str, Any] = {"mode": "scratch", "out": tmp_path, "overrides": SMALL, "name": "it"}
-    first = sweep(photos, grids=["optim.peak_lr=0.1"], **common)
+    one, other = (
+        SweepSettings(mode="scratch", grids=[f"optim.peak_lr={rate}"], overrides=SMALL)
+        for rate in (0.1, 0.2)
+    )
+    first = sweep(photos, one, out=tmp_path, name="it")
     assert Path(first["folder"]) == tmp_path / "it"
-    assert sweep(photos, grids=["optim.peak_lr=0.1"], **common)["trials"][0]["reused"]
+    assert sweep(photos, one, out=tmp_path, name="it")["trials"][0]["reused"]
     with pytest.raises(UsageError, match="is not this sweep"):
-        sweep(photos, grids=["optim.peak_lr=0.2"], callbacks=NoCallbacks(), **common)
+        sweep(photos, other, out=tmp_path, name="it", callbacks=NoCallbacks())

@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
 
 
 def test_a_missing_folder_is_named_as_such(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ResourceError, match=r"absent/report\.md: No such file or directory"):
         write_text_atomic(tmp_path / "absent" / "report.md", "text")
 
 

@@ -46,6 +46,7 @@ HUB = DatasetInfo(
     counts={},
     license="see its page",
     source="https://huggingface.co/datasets",
+    apply_exif=True,
     access="address",
 )
 

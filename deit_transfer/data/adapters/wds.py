@@ -53,6 +53,7 @@ SHARDS = DatasetInfo(
     counts={},
     license="yours",
     source="https://github.com/webdataset/webdataset",
+    apply_exif=True,
     access="address",
 )
 

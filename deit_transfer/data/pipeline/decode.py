@@ -27,6 +27,11 @@ MAX_PIXELS = 178_956_970
 # TGA is left out: it has no signature, so that any damaged file may pass for one.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "DIB")
 
+# What integer gray of more than 8 bits may mean by white: 8, 10, 12, 14 and 16 bits in use
+GRAY_RANGES = (255, 1023, 4095, 16383, 65535)
+FULL_RANGE = GRAY_RANGES[-1]
+GRAY_SAMPLE = 64
+
 BACKGROUND = (255, 255, 255)  # shown through transparent pixels
 
 # MPO is what phones call a JPEG with a preview beside the picture: no animation.
@@ -57,6 +62,14 @@ _MISTAKEN = {
     b"ftypheic": "a HEIC photo, which cannot be read: export it as JPEG",
     b"ftypheix": "a HEIC photo, which cannot be read: export it as JPEG",
 }
+
+
+class _View(NamedTuple):
+    """How an image is decoded; see `decode_rgb`."""
+
+    apply_exif: bool
+    gray_white: int
+    max_pixels: int
 
 
 class Decoded(NamedTuple):
@@ -96,18 +109,28 @@ def read_rgb(images: ImageSet, index: int, *, max_pixels: int = MAX_PIXELS) -> N
     if isinstance(data, np.ndarray):
         return data
     return decode_rgb(
-        data, apply_exif=images.apply_exif, max_pixels=max_pixels, where=images.where(index)
+        data,
+        apply_exif=images.apply_exif,
+        gray_white=images.gray_white,
+        max_pixels=max_pixels,
+        where=images.where(index),
     )
 
 
 def decode_rgb(
-    data: bytes, *, apply_exif: bool, max_pixels: int = MAX_PIXELS, where: str = "the image"
+    data: bytes,
+    *,
+    apply_exif: bool,
+    gray_white: int = FULL_RANGE,
+    max_pixels: int = MAX_PIXELS,
+    where: str = "the image",
 ) -> NDArray[np.uint8]:
     """Decode an image file to RGB; sound JPEG files by torchvision, all others by Pillow.
 
     Args:
         data: The whole file.
         apply_exif: Turn the picture upright as its EXIF orientation says.
+        gray_white: The value that is white in integer gray of more than 8 bits.
         max_pixels: Larger images count as unreadable.
         where: The file's name, for the message.
 
@@ -118,19 +141,52 @@ def decode_rgb(
     Raises:
         ImageError: The data is empty, truncated, too large or no image.
     """
-    return _decode(
-        data, apply_exif=apply_exif, max_pixels=max_pixels, where=where, fast=True
-    ).pixels
+    view = _View(apply_exif, gray_white, max_pixels)
+    return _decode(data, view, where=where, fast=True).pixels
 
 
 def decode_image(
-    data: bytes, *, apply_exif: bool, max_pixels: int = MAX_PIXELS, where: str = "the image"
+    data: bytes,
+    *,
+    apply_exif: bool,
+    gray_white: int = FULL_RANGE,
+    max_pixels: int = MAX_PIXELS,
+    where: str = "the image",
 ) -> Decoded:
     """Decode like `decode_rgb`, by Pillow alone; tell format, mode and what was done to it."""
-    return _decode(data, apply_exif=apply_exif, max_pixels=max_pixels, where=where, fast=False)
+    return _decode(data, _View(apply_exif, gray_white, max_pixels), where=where, fast=False)
 
 
-def _decode(data: bytes, *, apply_exif: bool, max_pixels: int, where: str, fast: bool) -> Decoded:
+def gray_range(images: ImageSet) -> int:
+    """Return the value that is white in these images where they are gray of more than 8 bits.
+
+    Cameras and scanners store 10, 12 or 14 bits in files of 16. The largest value in a sample of
+    the images, rounded up to such a number of bits, says how many are used; 65535 where no image
+    of the sample is deep gray, and where none can be read.
+    """
+    places = np.unique(np.linspace(0, len(images) - 1, GRAY_SAMPLE).astype(np.int64))
+    highest = max((_highest_gray(images, int(place)) for place in places), default=0)
+    return next((white for white in GRAY_RANGES if 0 < highest <= white), FULL_RANGE)
+
+
+def _highest_gray(images: ImageSet, index: int) -> int:
+    """Return the largest value of a deep gray image; 0 for any other, and for one that is bad."""
+    try:
+        data = images.read(index)
+        if isinstance(data, np.ndarray) or data.startswith(_JPEG_START):
+            return 0
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=_readable()) as image:
+            warnings.simplefilter("ignore")
+            deep = image.mode.startswith("I;16") or image.mode == "I"
+            if not deep or image.width * image.height > MAX_PIXELS:
+                return 0
+            values = np.asarray(image)
+            return int(values.max()) if values.min() >= 0 else 0
+    except Exception:
+        return 0  # said where it is decoded to be used
+
+
+def _decode(data: bytes, view: "_View", *, where: str, fast: bool) -> Decoded:
     if not data:
         raise _image_error(where, "the file is empty (0 bytes)")
     # Looked up out here: a torchvision that cannot be imported says nothing about the image.
@@ -142,10 +198,10 @@ def _decode(data: bytes, *, apply_exif: bool, max_pixels: int, where: str, fast:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_readable()) as image:
                 width, height = image.size
-                if width * height > max_pixels:
-                    raise _image_error(where, _too_large(width * height, max_pixels))
+                if width * height > view.max_pixels:
+                    raise _image_error(where, _too_large(width * height, view.max_pixels))
                 jpeg = None if decode_jpeg is None else _jpeg_pixels(data, image, decode_jpeg)
-                return _to_rgb(image, jpeg, apply_exif=apply_exif)
+                return _to_rgb(image, jpeg, view)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -164,7 +220,7 @@ def _readable() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)  # some depend on the build
 
 
-def _to_rgb(image: Image.Image, jpeg: NDArray[np.uint8] | None, *, apply_exif: bool) -> Decoded:
+def _to_rgb(image: Image.Image, jpeg: NDArray[np.uint8] | None, view: "_View") -> Decoded:
     """Turn an opened image, or the pixels (H, W, 3) of a JPEG decoded already, into RGB."""
     notes = ["first frame of an animation or stack"] if _has_frames(image) else []
     kind, mode = image.format or "", image.mode
@@ -173,7 +229,7 @@ def _to_rgb(image: Image.Image, jpeg: NDArray[np.uint8] | None, *, apply_exif: b
     if jpeg is not None:
         pixels = jpeg
     elif mode.startswith("I;16") or mode in ("I", "F"):
-        pixels = np.repeat(_gray_8_bit(image)[..., None], 3, axis=2)  # (H, W, 3)
+        pixels = np.repeat(_gray_8_bit(image, view.gray_white)[..., None], 3, axis=2)  # (H, W, 3)
         notes.append("more than 8 bits a channel scaled to 8")
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -182,7 +238,7 @@ def _to_rgb(image: Image.Image, jpeg: NDArray[np.uint8] | None, *, apply_exif: b
         notes.append("transparency laid on white")
     else:
         pixels = np.asarray(image if mode == "RGB" else image.convert("RGB"))  # (H, W, 3)
-    turn = _UPRIGHT.get(_orientation(image)) if apply_exif else None
+    turn = _UPRIGHT.get(_orientation(image)) if view.apply_exif else None
     if turn is not None:
         pixels = np.ascontiguousarray(turn(pixels))
         notes.append("turned upright by its EXIF orientation")
@@ -221,11 +277,11 @@ def _has_frames(image: Image.Image) -> bool:
     return image.format not in _JPEG and bool(getattr(image, "is_animated", False))
 
 
-def _gray_8_bit(image: Image.Image) -> NDArray[np.uint8]:
+def _gray_8_bit(image: Image.Image, white: int) -> NDArray[np.uint8]:
     """Scale deep gray (H, W) to 8 bits, where Pillow would clamp it at 255 and show white.
 
-    16-bit values are divided by 257, as 65535 / 257 = 255. Wider integers and floats carry no
-    stated range: 0..1 floats and 0..65535 integers are taken as such, anything else is
+    Integers up to 65535 are scaled so that `white` is 255, and higher ones are white too. Wider
+    integers and floats carry no stated range: floats in 0..1 are taken as such, anything else is
     stretched from its own minimum and maximum. Values that are not finite become black.
     """
     values = np.asarray(image).astype(np.float64)  # (H, W)
@@ -235,7 +291,8 @@ def _gray_8_bit(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     elif image.mode != "F" and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
+        low, high = 0.0, float(white)
+        values = np.minimum(values, high)
     scaled = (values - low) / max(high - low, np.finfo(np.float64).tiny) * 255
     return np.where(finite, np.rint(scaled), 0).astype(np.uint8)
 

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from deit_transfer.analysis import probe as probe_module
-from deit_transfer.analysis.probe import count_votes, logistic_probe, neighbor_probe
+from deit_transfer.analysis.probe import count_votes, logistic_probe, make_folds, neighbor_probe
 from deit_transfer.data.dataset import ImageSet
 from deit_transfer.engine.precision import resolve_precision
 from deit_transfer.errors import CheckpointError, DataError
@@ -70,12 +70,6 @@ def blobs(seed: int, *, per_class: int, num_classes: int = 4, spread: float = 1.
     labels = np.repeat(np.arange(num_classes), per_class)
     values = centers[labels] + spread * rng.normal(size=(len(labels), 12))
     return values.astype(np.float32), labels
-
-
-def given(train: Drawn, val: Drawn, test: np.ndarray) -> dict[str, Any]:
-    """Return what both probes take, for four classes."""
-    named = {"train": train[0], "train_labels": train[1], "val": val[0], "val_labels": val[1]}
-    return {**named, "test": test, "num_classes": 4}
 
 
 @pytest.mark.parametrize("name", ["deit_micro", "deit_micro_distilled", "resnet10t"])
@@ -229,37 +223,61 @@ def by_hand(c: float, known: np.ndarray, labels: np.ndarray) -> Pipeline:
     return model.fit(known.astype(np.float64), labels)
 
 
-def test_logistic_regression_is_that_of_the_best_penalty_refitted_on_both_parts() -> None:
-    train, train_labels = blobs(0, per_class=15)
-    val, val_labels = blobs(1, per_class=30)
+def out_of_fold_top1(c: float, values: np.ndarray, labels: np.ndarray) -> float:
+    right = [
+        by_hand(c, values[fitted], labels[fitted]).predict(values[held]) == labels[held]
+        for fitted, held in make_folds(labels)
+    ]
+    return 100 * float(np.concatenate(right).mean())
+
+
+def test_the_best_penalty_on_folds_is_refitted_on_all_images() -> None:
+    values, labels = blobs(0, per_class=15)
     test, _ = blobs(2, per_class=20)
-    found = logistic_probe(**given((train, train_labels), (val, val_labels), test))
+    found = logistic_probe(values, labels, num_classes=4)
     for c, top1 in found.tried.items():
-        right = by_hand(c, train, train_labels).predict(val) == val_labels
-        assert top1 == pytest.approx(100 * right.mean(), abs=1.7)  # two images of 120
-    assert found.val_top1 == max(found.tried.values()) == found.tried[found.c]
+        assert top1 == pytest.approx(out_of_fold_top1(c, values, labels), abs=1.7)  # one of 60
+    assert found.fold_top1 == max(found.tried.values()) == found.tried[found.c]
     assert 5 < len(found.tried) < 15
-    expected = by_hand(
-        found.c, np.concatenate([train, val]), np.concatenate([train_labels, val_labels])
-    ).decision_function(test)
-    np.testing.assert_allclose(found.logits, expected, atol=5e-3)
+    expected = by_hand(found.c, values, labels).decision_function(test)
+    np.testing.assert_allclose(found.logits(test), expected, atol=5e-3)
     assert found.converged
     assert not found.at_edge
 
 
+def test_folds_hold_every_image_out_once_and_are_stratified() -> None:
+    labels = np.repeat([0, 1], [20, 10])
+    folds = make_folds(labels)
+    assert sorted(np.concatenate([held for _, held in folds]).tolist()) == list(range(30))
+    for fitted, held in folds:
+        assert np.bincount(labels[held]).tolist() == [4, 2]
+        assert not set(fitted.tolist()) & set(held.tolist())
+
+
+def test_many_images_are_held_out_once() -> None:
+    ((fitted, held),) = make_folds(np.arange(2000) % 4)
+    assert (len(fitted), len(held)) == (1600, 400)
+
+
+def test_one_image_a_class_leaves_nothing_to_choose_on() -> None:
+    values, labels = blobs(0, per_class=1)
+    found = logistic_probe(values, labels, num_classes=4)
+    assert found.c == 1.0
+    assert np.isnan(found.fold_top1)
+    assert found.tried == {}
+    assert found.logits(values).argmax(axis=1).tolist() == [0, 1, 2, 3]
+
+
 def test_two_classes_have_two_logits_and_an_absent_class_is_never_answered() -> None:
-    train, train_labels = blobs(0, per_class=15, num_classes=2)
-    val, val_labels = blobs(1, per_class=8, num_classes=2)
-    # classes 0 and 2 of four
-    found = logistic_probe(**given((train, 2 * train_labels), (val, 2 * val_labels), val))
-    assert found.logits.shape == (16, 4)
-    assert set(found.logits.argmax(axis=1)) == {0, 2}
-    known = np.concatenate([train, val])
-    probabilities = by_hand(
-        found.c, known, np.concatenate([train_labels, val_labels])
-    ).predict_proba(val)
-    ours = torch.from_numpy(found.logits).softmax(dim=-1).numpy()
-    np.testing.assert_allclose(ours[:, [0, 2]], probabilities, atol=1e-3)
+    values, labels = blobs(0, per_class=15, num_classes=2)
+    test, _ = blobs(1, per_class=8, num_classes=2)
+    found = logistic_probe(values, 2 * labels, num_classes=4)  # classes 0 and 2 of four
+    logits = found.logits(test)
+    assert logits.shape == (16, 4)
+    assert set(logits.argmax(axis=1)) == {0, 2}
+    ours = torch.from_numpy(logits).softmax(dim=-1).numpy()
+    expected = by_hand(found.c, values, labels).predict_proba(test)
+    np.testing.assert_allclose(ours[:, [0, 2]], expected, atol=1e-3)
     assert ours[:, [1, 3]].max() < 1e-12
 
 
@@ -267,31 +285,25 @@ def test_two_classes_have_two_logits_and_an_absent_class_is_never_answered() -> 
 def test_neighbors_vote_as_those_of_scikit_learn(k: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(probe_module, "NEIGHBORS", (k,))
     monkeypatch.setattr(probe_module, "_ways", lambda _: ("plain",))
-    train, train_labels = blobs(0, per_class=20)
-    val, val_labels = blobs(1, per_class=10)
+    values, labels = blobs(0, per_class=20)
     test, _ = blobs(2, per_class=20)
-    found = neighbor_probe(**given((train, train_labels), (val, val_labels), test))
-    reference = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
-    reference.fit(train, train_labels)
-    assert found.val_top1 == pytest.approx(100 * reference.score(val, val_labels))
-    reference.fit(np.concatenate([train, val]), np.concatenate([train_labels, val_labels]))
+    found = neighbor_probe(values, labels, test, num_classes=4)
+    reference = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(values, labels)
+    left_out = reference.predict(None)  # scikit-learn leaves each image out of its own vote
+    assert found.fold_top1 == pytest.approx(100 * float(np.mean(left_out == labels)), abs=1.3)
     np.testing.assert_allclose(found.votes, reference.predict_proba(test), atol=1e-6)
 
 
-def test_the_number_of_neighbors_is_the_one_that_validation_prefers() -> None:
-    train, train_labels = blobs(0, per_class=12, spread=3.0)
-    val, val_labels = blobs(1, per_class=60, spread=3.0)
-    found = neighbor_probe(**given((train, train_labels), (val, val_labels), val))
-    plain = {
-        k: 100
-        * KNeighborsClassifier(k, metric="cosine", algorithm="brute")
-        .fit(train, train_labels)
-        .score(val, val_labels)
-        for k in (1, 3, 5, 10, 20)
-    }
-    assert found.val_top1 >= max(plain.values()) - 1e-9
-    assert found.val_top1 > plain[1]
-    assert found.k <= len(train)
+def test_the_number_of_neighbors_is_the_one_that_left_out_images_prefer() -> None:
+    values, labels = blobs(0, per_class=30, spread=3.0)
+    found = neighbor_probe(values, labels, values, num_classes=4)
+    plain = {}
+    for k in (1, 3, 5, 10, 20):
+        model = KNeighborsClassifier(k, metric="cosine", algorithm="brute").fit(values, labels)
+        plain[k] = 100 * float(np.mean(model.predict(None) == labels))
+    assert found.fold_top1 >= max(plain.values()) - 1
+    assert found.fold_top1 > plain[1]
+    assert found.k < len(values)
 
 
 def test_weighted_votes_fall_with_the_angle() -> None:
@@ -327,7 +339,8 @@ def test_an_arm_answers_the_test_split_in_its_own_order(
     splits = load_splits(
         load_recipe("finetune/folder", overrides={"data.dataset": str(folder)}).data
     )
-    assert result["counts"] == {"train": 32, "val": 4, "test": 15}  # 36, cut to choose on
+    assert result["counts"] == {"train": 36, "test": 15}
+    assert result["folds"] == 5
     assert result["data_fingerprint"] == splits.fingerprint
     assert probed.predictions.ids.tolist() == list(splits.test.ids)
     assert probed.correct.shape == (15,)
@@ -338,19 +351,17 @@ def test_an_arm_answers_the_test_split_in_its_own_order(
     assert names == ["class", "distill", "both"]
     assert [row["dimensions"] for row in result["embeddings"]] == [96, 96, 192]
     chosen = next(r for r in result["embeddings"] if r["embedding"] == result["embedding"])
-    assert chosen["val_top1"] == max(row["val_top1"] for row in result["embeddings"])
+    assert chosen["fold_top1"] == max(row["fold_top1"] for row in result["embeddings"])
     assert chosen["top1"] == result["top1"]
 
 
-def test_a_recipe_without_validation_images_has_some_carved_for_the_choice(
+def test_validation_images_join_the_labeled_images(
     tmp_path: Path, image_folder: Callable[..., Path]
 ) -> None:
     folder = image_folder("photos", train=12, test=2, size=16)
-    settings = {"data.val_fraction": 0.0, "data.select": "last"}
+    settings = {"data.val_fraction": 0.25, "data.select": "val"}
     result = probed_folder(folder, tmp_path, "deit_micro", **settings).result
-    assert result["counts"]["train"] + result["counts"]["val"] == 36
-    assert result["counts"]["val"] > 0
-    assert result["selected_on"] == "part of train"
+    assert result["counts"] == {"train": 36, "test": 6}
 
 
 def test_an_unreadable_image_is_wrong_in_test_and_refused_in_train(
@@ -397,7 +408,7 @@ def test_the_widest_table_of_a_distilled_network_fits_80_columns(
     folder = image_folder("photos", train=12, test=5, size=16)
     result = probed_folder(folder, tmp_path, "deit_micro_distilled").result
     widest = {"dimensions": 1536, "top1": 100.0, "knn_top1": 100.0, "C": 10**-2.5}
-    votes = {"val_top1": 100.0, "knn_val_top1": 88.8, "k": 200, "votes": "weighted"}
+    votes = {"fold_top1": 100.0, "knn_fold_top1": 88.8, "k": 200, "votes": "weighted"}
     rows = [{**row, **widest, **votes} for row in result["embeddings"]]
     stream = io.StringIO()
     console = Console(file=stream, width=80, no_color=True, highlight=False)
@@ -408,5 +419,5 @@ def test_the_widest_table_of_a_distilled_network_fits_80_columns(
         cells = "1536 | 100.00 | 100.0 | 0.0032 | 100.00 | 88.8 | 200 weighted"
         found = [" ".join(line.split()) for line in lines if line.startswith(f"| {name} ")]
         assert found == [f"| {name} | {cells} |"]
-    chosen = f"C, k, votes and embedding ({result['embedding']}) were chosen on"
+    chosen = f"C, k, votes and embedding ({result['embedding']}) were chosen by"
     assert chosen in " ".join(" ".join(lines).split())

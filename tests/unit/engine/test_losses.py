@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from deit_transfer.batch import HeadLogits
 from deit_transfer.engine.losses import (
@@ -202,3 +203,35 @@ def test_heads_that_do_not_fit_are_refused(z: dict[str, np.ndarray]) -> None:
         make_objective(kind="none", two_class_tokens=True)(one, targets, None)
     with pytest.raises(ValueError, match="teacher_logits"):
         make_objective(kind="hard", through="token")(two, targets, None)
+
+
+def test_a_balanced_loss_adds_the_logarithm_of_each_classs_share() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(5, 3), F.one_hot(torch.tensor([0, 0, 0, 1, 2]), 3).float()
+    shares = torch.tensor([0.6, 0.3, 0.1])
+    ours = make_objective(kind="none", class_shares=shares)(HeadLogits(logits, None), targets, None)
+    weighted = shares * logits.exp()  # (B, K)
+    expected = -(weighted / weighted.sum(1, keepdim=True)).log()[torch.arange(5), targets.argmax(1)]
+    assert ours.item() == pytest.approx(expected.mean().item(), rel=1e-6)
+
+
+def test_a_balanced_loss_of_constant_logits_is_least_where_they_are_equal() -> None:
+    """A network that sees nothing answers every class alike, and not the most frequent one."""
+    targets = F.one_hot(torch.tensor([0] * 8 + [1] * 2), 2).float()
+    balanced = make_objective(kind="none", class_shares=targets.mean(0))
+    logits = torch.tensor([1.0, -2.0], requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=100)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = balanced(HeadLogits(logits.expand(10, 2), None), targets, None)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert logits[0].item() == pytest.approx(logits[1].item(), abs=1e-3)
+
+
+def test_a_balanced_loss_is_cross_entropy_only() -> None:
+    with pytest.raises(UsageError, match="balanced in the cross-entropy alone"):
+        make_objective(kind="none", label="bce", class_shares=torch.ones(3) / 3)

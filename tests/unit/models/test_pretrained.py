@@ -223,7 +223,7 @@ class TestRunFolders:
             name="deit_micro_distilled", num_classes=3, resolution=24, two_class_tokens=True
         )
         classifier.mean, classifier.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-        write_model_files(tmp_path, classifier, class_names=NAMES)
+        write_model_files(tmp_path, classifier, class_names=NAMES, crop_pct=0.9)
 
         again, class_names = read_model(tmp_path, device=CPU)
 
@@ -235,11 +235,15 @@ class TestRunFolders:
         images = torch.randn(2, 3, 24, 24)
         for expected, logits in zip(classifier.eval()(images), again(images), strict=True):
             assert torch.equal(expected, logits)
-        assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL_FILE, WEIGHTS_FILE]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "config.json",
+            MODEL_FILE,
+            WEIGHTS_FILE,
+        ]
 
     def test_a_run_is_a_start_with_its_names_and_colors(self, tmp_path: Path) -> None:
         classifier = build()
-        write_model_files(tmp_path, classifier, class_names=NAMES)
+        write_model_files(tmp_path, classifier, class_names=NAMES, crop_pct=0.9)
         start = read_pretrained(str(tmp_path), model_name="deit_micro_distilled")
         assert_same(dict(start.state_dict), classifier.backbone.state_dict())
         assert start.class_names == NAMES
@@ -249,27 +253,33 @@ class TestRunFolders:
     def test_an_average_can_be_written_in_the_weights_place(self, tmp_path: Path) -> None:
         classifier = build()
         average = {key: value * 0.5 for key, value in classifier.backbone.state_dict().items()}
-        write_model_files(tmp_path, classifier, class_names=NAMES, state_dict=average)
+        write_model_files(tmp_path, classifier, class_names=NAMES, state_dict=average, crop_pct=0.9)
         assert_same(load_file(tmp_path / WEIGHTS_FILE), average)
 
     def test_any_timm_network_is_read_back(self, tmp_path: Path) -> None:
         classifier = build_classifier(name="resnet10t", num_classes=3, resolution=64).eval()
-        write_model_files(tmp_path, classifier, class_names=NAMES)
+        write_model_files(tmp_path, classifier, class_names=NAMES, crop_pct=0.9)
         again, _ = read_model(tmp_path, device=CPU)
         images = torch.randn(1, 3, 64, 64)
         assert torch.equal(classifier(images).class_logits, again(images).class_logits)
 
     @pytest.mark.parametrize("missing", [MODEL_FILE, WEIGHTS_FILE])
     def test_an_unfinished_run_is_refused(self, tmp_path: Path, missing: str) -> None:
-        write_model_files(tmp_path, build(), class_names=NAMES)
+        (tmp_path / "recipe.toml").write_text("")  # with which a run begins
+        write_model_files(tmp_path, build(), class_names=NAMES, crop_pct=0.9)
         (tmp_path / missing).unlink()
         for use in (lambda: read(tmp_path), lambda: read_model(tmp_path, device=CPU)):
             with pytest.raises(CheckpointError, match=missing) as caught:
                 use()
             assert "run has not finished" in caught.value.hint
 
+    def test_weights_under_the_name_of_earlier_versions_are_read(self, tmp_path: Path) -> None:
+        write_model_files(tmp_path, build(), class_names=NAMES, crop_pct=0.9)
+        (tmp_path / WEIGHTS_FILE).rename(tmp_path / "weights.safetensors")
+        assert read_model(tmp_path, device=CPU)[1] == NAMES
+
     def test_a_flipped_bit_is_noticed(self, tmp_path: Path) -> None:
-        write_model_files(tmp_path, build(), class_names=NAMES)
+        write_model_files(tmp_path, build(), class_names=NAMES, crop_pct=0.9)
         content = bytearray((tmp_path / WEIGHTS_FILE).read_bytes())
         content[-100] ^= 1
         (tmp_path / WEIGHTS_FILE).write_bytes(content)
@@ -290,7 +300,7 @@ class TestRunFolders:
     def test_a_contradictory_model_file_is_refused(
         self, tmp_path: Path, change: dict[str, object], fault: str
     ) -> None:
-        write_model_files(tmp_path, build(), class_names=NAMES)
+        write_model_files(tmp_path, build(), class_names=NAMES, crop_pct=0.9)
         content = json.loads((tmp_path / MODEL_FILE).read_text()) | change
         (tmp_path / MODEL_FILE).write_text(json.dumps(content))
         with pytest.raises(CheckpointError, match=fault):
@@ -298,17 +308,17 @@ class TestRunFolders:
 
     @pytest.mark.parametrize("content", ["{", "[1]", "\x00"])
     def test_a_model_file_that_is_not_json_is_refused(self, tmp_path: Path, content: str) -> None:
-        write_model_files(tmp_path, build(), class_names=NAMES)
+        write_model_files(tmp_path, build(), class_names=NAMES, crop_pct=0.9)
         (tmp_path / MODEL_FILE).write_text(content)
         with pytest.raises(CheckpointError, match=MODEL_FILE):
             read_pretrained(str(tmp_path), model_name="deit_micro")
 
     def test_the_number_of_class_names_is_checked_when_writing(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="2 class names for 3 classes"):
-            write_model_files(tmp_path, build(), class_names=("cat", "dog"))
+            write_model_files(tmp_path, build(), class_names=("cat", "dog"), crop_pct=0.9)
 
     def test_a_full_disk_leaves_the_old_files_whole(self, tmp_path: Path) -> None:
-        write_model_files(tmp_path, build(), class_names=NAMES)
+        write_model_files(tmp_path, build(), class_names=NAMES, crop_pct=0.9)
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         changed = build()
         changed.backbone.norm.weight.data.mul_(2)
@@ -317,8 +327,8 @@ class TestRunFolders:
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
         try:
-            with pytest.raises(ResourceError, match=r"weights\.safetensors .* cannot be written"):
-                write_model_files(tmp_path, changed, class_names=NAMES)
+            with pytest.raises(ResourceError, match=r"model\.safetensors .* cannot be written"):
+                write_model_files(tmp_path, changed, class_names=NAMES, crop_pct=0.9)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, handler)
@@ -330,7 +340,7 @@ class TestRunFolders:
         run.mkdir()
         (tmp_path / "precious").write_text("keep")
         (run / f".{WEIGHTS_FILE}.tmp").symlink_to(tmp_path / "precious")
-        write_model_files(run, build(), class_names=NAMES)
+        write_model_files(run, build(), class_names=NAMES, crop_pct=0.9)
         assert (tmp_path / "precious").read_text() == "keep"
 
 
@@ -351,11 +361,11 @@ class TestTimmFolders:
         assert_same(read(tmp_path), weights())
 
     def test_a_folder_that_is_no_start(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"no weights\.safetensors and no model\.json"):
+        with pytest.raises(CheckpointError, match=r"no model\.safetensors and no model\.json"):
             read(tmp_path)
 
 
 def test_the_hash_is_that_of_the_weights_on_disk(tmp_path: Path) -> None:
-    write_model_files(tmp_path, build(), class_names=NAMES)
+    write_model_files(tmp_path, build(), class_names=NAMES, crop_pct=0.9)
     recorded = json.loads((tmp_path / MODEL_FILE).read_text())["weights_sha256"]
     assert recorded == hashlib.sha256((tmp_path / WEIGHTS_FILE).read_bytes()).hexdigest()

@@ -79,6 +79,7 @@ DEFAULTS = json.loads("""
   "layer_decay": 1.0,
   "clip_grad_norm": null,
   "label_loss": "ce",
+  "balance": "none",
   "ema": true,
   "ema_decay": null
  },

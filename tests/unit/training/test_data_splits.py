@@ -65,3 +65,12 @@ def test_of_a_large_split_headers_are_read(
     monkeypatch.setattr(readable, "DECODED_BYTES", 0)
     found = readable.find_unreadable(splits_of(folder).test)
     assert [index for index, _ in found] == [0]
+
+
+def test_uneven_classes_are_named_with_what_helps(image_folder: Callable[..., Path]) -> None:
+    folder = image_folder(train=12, test=2, size=8)
+    assert not any("uneven" in note for note in splits_of(folder).dataset.notes)
+    for path in sorted((folder / "train" / "owl").iterdir())[1:]:
+        path.unlink()
+    (note,) = (note for note in splits_of(folder).dataset.notes if "uneven" in note)
+    assert "12 training images of cat, 1 of owl; --balance logits" in note
