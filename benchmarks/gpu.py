@@ -60,7 +60,7 @@ class Table:
             f"{key} {value:,.2f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in values.items()
         )
-        print(f"{work:34} {side:18} {shown}", flush=True)
+        print(f"{work:34} {side:24} {shown}", flush=True)
         if self.out is not None:
             self.out.write_text(
                 json.dumps({"machine": describe_machine(), "rows": self.rows}, indent=2) + "\n"
@@ -214,6 +214,10 @@ def main() -> None:
         if not given.small:
             sides["timm, compiled"] = partial(timm_step, **shared, autocast=True, compiled=True)
         sides["ours, compiled"] = partial(our_step, **shared, compiled=True)
+        if device.type == "cuda":
+            sides["ours, captured"] = partial(our_step, **shared, captured=True)
+            both = partial(our_step, **shared, compiled=True, captured=True)
+            sides["ours, compiled, captured"] = both
         flops = step_flops_per_image(name, side)
         rates = compare(
             table,

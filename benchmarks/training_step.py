@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from deit_transfer.batch import Batch
 from deit_transfer.data.pipeline.loader import LoadedStep
+from deit_transfer.engine.captured_step import capture_cuda_graph
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.loop import train_steps
 from deit_transfer.engine.losses import make_objective
@@ -71,9 +72,15 @@ def timm_step(
 
 
 def our_step(
-    *, name: str, batch_size: int, resolution: int, device_name: str, compiled: bool = False
+    *,
+    name: str,
+    batch_size: int,
+    resolution: int,
+    device_name: str,
+    compiled: bool = False,
+    captured: bool = False,
 ) -> Work:
-    """Prepare a step of the program's own loop."""
+    """Prepare a step of the program's own loop; on CUDA its numbers are read one step late."""
     device = resolve_device(device_name)
     precision = resolve_precision("auto", device)
     kept = keep_freed_memory()
@@ -115,6 +122,8 @@ def our_step(
         seed=0,
         augment_seed=0,
         scaler=precision.make_scaler(),
+        read_late=device.type == "cuda" and precision.name != "fp16",
+        capture=capture_cuda_graph if captured else None,
     )
     reports = train_steps(state, endless())
 

@@ -6,6 +6,7 @@ saved and loaded, it goes on bit for bit.
 
 from collections.abc import Mapping
 
+import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -38,6 +39,10 @@ class Ema:
         self.decay = decay
         self._average = ModelEmaV3(model, decay=decay)
         self._average.module.requires_grad_(False)
+        # Of update_where: walking over all modules at every step costs as much as a small kernel.
+        self._averages: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        self._copied: list[tuple[Tensor, Tensor]] = []
 
     @property
     def model(self) -> nn.Module:
@@ -47,6 +52,27 @@ class Ema:
     def update(self, model: nn.Module) -> None:
         """Move the average toward the model's present weights."""
         self._average.update(model)
+
+    def update_where(self, model: nn.Module, applied: Tensor) -> None:
+        """Move the average as `update` does, to rounding, if a scalar on the device is true.
+
+        Whether it is true is never read, so that nothing waits for the device.
+
+        Args:
+            model: The same at each call.
+            applied: Scalar bool.
+        """
+        if not self._averages:
+            mine, its = self.model.state_dict().values(), model.state_dict().values()
+            pairs = [(a, b) for a, b in zip(mine, its, strict=True) if a.is_floating_point()]
+            self._averages, self._weights = [a for a, _ in pairs], [b for _, b in pairs]
+            others = zip(mine, its, strict=True)
+            self._copied = [(a, b) for a, b in others if not a.is_floating_point()]
+        differences = torch._foreach_sub(self._weights, self._averages)
+        torch._foreach_mul_(differences, applied.float() * (1 - self.decay))
+        torch._foreach_add_(self._averages, differences)
+        for average, value in self._copied:
+            average.copy_(value)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averaged weights and buffers: the whole state."""

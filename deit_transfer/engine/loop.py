@@ -9,13 +9,17 @@ Shapes: B images of one micro-batch, K classes.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
+from deit_transfer.engine.captured_step import CapturedStep
 from deit_transfer.engine.distributed import copy_from_main
+from deit_transfer.engine.late_step import LaunchedStep, launch_step
 from deit_transfer.engine.nonfinite import NonFinitePolicy, NonFiniteStep, diverged_error
 from deit_transfer.engine.out_of_memory import named_memory_errors
 from deit_transfer.engine.state import StepBatches, TrainState
 from deit_transfer.engine.step import Outcome, train_step
+from deit_transfer.errors import StoppedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +69,13 @@ def train_steps(
     nonfinite_seen: int = 0,
     on_nonfinite: Callable[[NonFiniteStep], None] | None = None,
     restore: Callable[[], None] | None = None,
+    pauses_after: Callable[[int], bool] | None = None,
 ) -> Iterator[StepReport]:
     """Train on each step's batches and yield its report.
+
+    Where the state reads late, the next step has begun when a report comes, and the weights may be
+    those after it; `pauses_after` names the steps whose report comes before the next step begins.
+    Under `rollback` no step is read late: what came after the fault would be lost as well.
 
     Args:
         state: The model and what updates it.
@@ -78,6 +87,8 @@ def train_steps(
         nonfinite_seen: How many there were before this start.
         on_nonfinite: Called with each, before the policy acts, to write it down.
         restore: Puts model, optimizer, scaler and EMA back to the newest checkpoint.
+        pauses_after: Asked once for each step that is read late, after it has begun: will the
+            caller look at the weights when it is reported?
 
     Raises:
         DivergedError: A non-finite step under `error`, or one too many.
@@ -90,30 +101,98 @@ def train_steps(
     copy_from_main(state.model, state.world)
     if state.ema:
         copy_from_main(state.ema.model, state.world)
-    for work, started, data_wait_s in _timed(batches):
-        lr = state.lr_at(work.step)
-        with named_memory_errors(f"step {work.step}"):
-            outcome = train_step(state, work, lr)
-        rolled_back = False
+    reporter = _Reporter(
+        state=state,
+        policy=nonfinite,
+        budget=nonfinite_budget,
+        seen=nonfinite_seen,
+        on_nonfinite=on_nonfinite,
+        restore=restore,
+    )
+    if state.read_late and nonfinite != "rollback":
+        yield from _read_late(state, batches, reporter, pauses_after)
+        return
+    for begun in _timed(state, batches):
+        with named_memory_errors(f"step {begun.work.step}"):
+            outcome = train_step(state, begun.work, begun.lr)
+        yield reporter.report(begun, outcome)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step's batches and rate, when it began, and how long its batches were waited for."""
+
+    work: StepBatches
+    lr: float
+    started: float
+    data_wait_s: float
+
+
+def _read_late(
+    state: TrainState,
+    batches: Iterable[StepBatches],
+    reporter: "_Reporter",
+    pauses_after: Callable[[int], bool] | None,
+) -> Iterator[StepReport]:
+    """Yield each step's report once the next one has begun, or at once where the caller pauses."""
+    captured = CapturedStep(state) if state.capture is not None else None
+    launch = captured.launch if captured is not None else partial(launch_step, state)
+    unread: tuple[_Begun, LaunchedStep] | None = None
+    try:
+        for begun in _timed(state, batches):
+            with named_memory_errors(f"step {begun.work.step}"):
+                launched = launch(begun.work, begun.lr)
+            if unread is not None:
+                yield reporter.report(unread[0], unread[1].read())
+            unread = (begun, launched)
+            if pauses_after is not None and pauses_after(begun.work.step):
+                unread = None
+                yield reporter.report(begun, launched.read())
+    except StoppedError:
+        if unread is None:
+            raise
+        # while a batch was awaited: the caller counts and saves the step before
+        yield reporter.report(unread[0], unread[1].read())
+        raise
+    if unread is not None:
+        yield reporter.report(unread[0], unread[1].read())
+
+
+@dataclass(kw_only=True)
+class _Reporter:
+    """Turns outcomes into reports, and acts on those that are not finite."""
+
+    state: TrainState
+    policy: NonFinitePolicy
+    budget: int
+    seen: int
+    on_nonfinite: Callable[[NonFiniteStep], None] | None
+    restore: Callable[[], None] | None
+    reported_at: float = 0.0
+
+    def report(self, begun: _Begun, outcome: Outcome) -> StepReport:
+        work, rolled_back = begun.work, False
         if outcome.diverged:
-            nonfinite_seen += 1
-            incident = _incident(state, work, outcome, lr, nonfinite, nonfinite_seen)
-            if on_nonfinite:
-                on_nonfinite(incident)
-            rolled_back = _act_by_policy(incident, budget=nonfinite_budget, restore=restore)
-        yield StepReport(
+            self.seen += 1
+            incident = _incident(self.state, work, outcome, begun.lr, self.policy, self.seen)
+            if self.on_nonfinite:
+                self.on_nonfinite(incident)
+            rolled_back = _act_by_policy(incident, budget=self.budget, restore=self.restore)
+        # A step that is read late has begun before the one before it was reported.
+        started, self.reported_at = max(begun.started, self.reported_at), time.perf_counter()
+        return StepReport(
             step=work.step,
             epoch=work.epoch,
             loss=outcome.loss,
-            lr=lr,
+            lr=begun.lr,
             images=work.global_batch_size,
             grad_norm=outcome.grad_norm,
-            data_wait_s=data_wait_s,
-            time_s=time.perf_counter() - started,
+            data_wait_s=begun.data_wait_s,
+            time_s=self.reported_at - started,
             skipped=not outcome.applied,
             rolled_back=rolled_back,
-            nonfinite_seen=nonfinite_seen,
-            forward_size=state.forward_size,
+            nonfinite_seen=self.seen,
+            forward_size=self.state.forward_size,
             teacher_agreement=outcome.teacher_agreement,
             teacher_top1=outcome.teacher_top1,
         )
@@ -154,8 +233,8 @@ def _act_by_policy(
     return True
 
 
-def _timed(batches: Iterable[StepBatches]) -> Iterator[tuple[StepBatches, float, float]]:
-    """Yield each step's batches, when their step began and how long they were waited for."""
+def _timed(state: TrainState, batches: Iterable[StepBatches]) -> Iterator[_Begun]:
+    """Yield each step's batches, its rate, and when it began."""
     iterator = iter(batches)
     while True:
         started = time.perf_counter()
@@ -163,4 +242,4 @@ def _timed(batches: Iterable[StepBatches]) -> Iterator[tuple[StepBatches, float,
             work = next(iterator)
         except StopIteration:
             return
-        yield work, started, time.perf_counter() - started
+        yield _Begun(work, state.lr_at(work.step), started, time.perf_counter() - started)

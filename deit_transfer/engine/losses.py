@@ -66,8 +66,12 @@ def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
         UsageError: A row has more than two positive classes, as label smoothing gives to all.
     """
     positive = (targets > 0).to(torch.float32)  # (B, K)
+    # Looking at the targets waits for the device, which a step that is being captured cannot do;
+    # the steps before it have looked.
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
     if (
         logits.shape[-1] > MAX_CLASSES_PER_IMAGE
+        and not capturing
         and positive.sum(dim=-1).max() > MAX_CLASSES_PER_IMAGE
     ):
         raise UsageError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from deit_transfer.batch import Batch, HeadLogits
+from deit_transfer.engine.device_copy import copy_to_device
 from deit_transfer.engine.distributed import (
     average_batch_norm,
     batch_norm_statistics,
@@ -44,7 +45,7 @@ class Outcome:
 
 
 @dataclass
-class _Sums:
+class StepSums:
     """What a step's forward passes add up to, on the device; each loss weighted by its share."""
 
     losses: list[Tensor] = field(default_factory=list)  # one per micro-batch
@@ -65,12 +66,12 @@ def train_step(state: TrainState, work: StepBatches, lr: float) -> Outcome:
     """
     apply_lr(state.optimizer, lr)
     state.model.train()
-    statistics = [s.clone() for s in batch_norm_statistics(state.model)]
-    sums = _gradients_within_memory(state, work, statistics)
+    statistics = [s.clone() for s in state.norm_statistics]
+    sums = gradients_within_memory(state, work, statistics)
     sum_gradients(state.trainable, state.world)
     state.scaler.unscale_(state.optimizer)
-    grad_norm = _clipped_norm(state.trainable, state.clip_grad_norm)
-    outcome = _judge(state, work, sums, grad_norm)
+    grad_norm = clipped_norm(state.trainable, state.clip_grad_norm)
+    outcome = judge_step(state, work, step_numbers(state, sums, grad_norm).tolist())
     if outcome.applied:
         state.scaler.step(state.optimizer)
         share = sum(len(batch.labels) for batch in work.micro_batches) / work.global_batch_size
@@ -78,15 +79,21 @@ def train_step(state: TrainState, work: StepBatches, lr: float) -> Outcome:
         if state.ema:
             state.ema.update(state.model)
     else:
-        _restore_statistics(state.model, statistics)
+        _restore_statistics(state.norm_statistics, statistics)
     state.scaler.update()
     return outcome
 
 
-def _gradients_within_memory(
+def gradients_within_memory(
     state: TrainState, work: StepBatches, statistics: list[Tensor]
-) -> _Sums:
-    """Accumulate the gradients, with smaller and smaller forward passes until they fit."""
+) -> StepSums:
+    """Accumulate the gradients, with smaller and smaller forward passes until they fit.
+
+    Args:
+        state: Its forward_size halves when memory runs out.
+        work: This process's share of the step.
+        statistics: Of the batch norms before the step, to start again from.
+    """
     while True:
         state.optimizer.zero_grad(set_to_none=True)
         try:
@@ -103,27 +110,24 @@ def _gradients_within_memory(
                 hint="Choose a smaller model or resolution, or free the device's memory",
             )
         state.forward_size = largest // 2
-        _restore_statistics(state.model, statistics)
+        _restore_statistics(state.norm_statistics, statistics)
         if state.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _accumulate(state: TrainState, work: StepBatches) -> _Sums:
+def _accumulate(state: TrainState, work: StepBatches) -> StepSums:
     """Add up the gradients of all micro-batches, each image weighted 1 / global batch."""
     if not work.micro_batches:
         raise ValueError(f"process {state.world.rank} got no micro-batch at step {work.step}")
-    sums = _Sums()
+    sums = StepSums()
     for number, batch in zip(work.numbers, work.micro_batches, strict=True):
         seed_batch_transforms(state.augment_seed, work.step, number)
-        on_device = batch._replace(
-            images=batch.images.to(state.device, non_blocking=True),
-            labels=batch.labels.to(state.device, non_blocking=True),
-        )
+        on_device = copy_to_device(batch, state.device, state.copy_stream)
         images, targets = state.batch_transforms(on_device)  # (B, 3, H, W), (B, K)
         seed_step(state.seed, work.step, number)
         size = state.forward_size or len(targets)
         losses = [
-            _forward_backward(
+            forward_backward(
                 state,
                 images[rows],
                 targets[rows],
@@ -137,19 +141,22 @@ def _accumulate(state: TrainState, work: StepBatches) -> _Sums:
     return sums
 
 
-def _forward_backward(
+def forward_backward(
     state: TrainState,
     images: Tensor,
     targets: Tensor,
     batch: Batch,
-    sums: _Sums,
+    sums: StepSums,
     *,
     weight: float,
+    teacher_logits: Tensor | None = None,
 ) -> Tensor:
-    """Add one forward pass's weighted gradient, and return its weighted loss."""
-    teacher_logits = None
+    """Add one forward pass's weighted gradient, and return its weighted loss.
+
+    The teacher is asked where its logits (b, K) are not given.
+    """
     with state.precision.autocast():
-        if state.teacher:
+        if state.teacher and teacher_logits is None:
             with torch.no_grad():
                 teacher_logits = state.teacher(images, batch)  # (b, K)
         heads = _forward(state.model, images)  # (b, K) each
@@ -168,13 +175,14 @@ def _forward(model: nn.Module, images: Tensor) -> HeadLogits:
     """Run the model; a batch norm that one image gives one value uses its running statistics."""
     if len(images) > 1:
         return model(images)
-    statistics = [s.clone() for s in batch_norm_statistics(model)]
+    norm_statistics = batch_norm_statistics(model)
+    statistics = [s.clone() for s in norm_statistics]
     try:
         return model(images)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-    _restore_statistics(model, statistics)
+    _restore_statistics(norm_statistics, statistics)
     norms = [m for m in model.modules() if m.training and "running_mean" in m._buffers]
     for norm in norms:
         norm.eval()
@@ -185,17 +193,19 @@ def _forward(model: nn.Module, images: Tensor) -> HeadLogits:
             norm.train()
 
 
-def _clipped_norm(parameters: list[nn.Parameter], clip_grad_norm: float | None) -> Tensor:
+def clipped_norm(parameters: list[nn.Parameter], clip_grad_norm: float | None) -> Tensor:
+    """Clip the whole gradient, and return its norm from before, on the device."""
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_grad_norm is not None:
         clip_grads_with_norm_(parameters, clip_grad_norm, norm)
     return norm
 
 
-def _judge(state: TrainState, work: StepBatches, sums: _Sums, grad_norm: Tensor) -> Outcome:
-    """Read the step's numbers, one transfer for all, and decide whether it counts.
+def step_numbers(state: TrainState, sums: StepSums, grad_norm: Tensor) -> Tensor:
+    """Return what `judge_step` needs to know of a step, as one float32 vector on the device.
 
-    Every process reads the same sums, so all decide alike.
+    It holds the loss, the images on which the teacher was right and those on which it was followed,
+    all three over all processes, the gradient norm, and the loss of each micro-batch.
     """
     zero = torch.zeros((), device=state.device)
     own = torch.stack(
@@ -206,8 +216,15 @@ def _judge(state: TrainState, work: StepBatches, sums: _Sums, grad_norm: Tensor)
         ]
     )
     total = state.world.sum_(own.clone())
-    read = torch.cat([total, grad_norm.float().reshape(1), torch.stack(sums.losses)]).tolist()
-    loss, correct, followed, norm = read[:4]
+    return torch.cat([total, grad_norm.float().reshape(1), torch.stack(sums.losses)])
+
+
+def judge_step(state: TrainState, work: StepBatches, numbers: list[float]) -> Outcome:
+    """Decide from the `step_numbers` of a step whether it counts.
+
+    Every process reads the same sums, so all decide alike.
+    """
+    loss, correct, followed, norm = numbers[:4]
     finite = math.isfinite(loss) and math.isfinite(norm)
     scaler = state.scaler
     overflowed = math.isfinite(loss) and not finite and scaler.is_enabled()
@@ -218,14 +235,14 @@ def _judge(state: TrainState, work: StepBatches, sums: _Sums, grad_norm: Tensor)
         diverged=not finite and not searching,
         loss=loss,
         grad_norm=norm,
-        suspects=[i for i, own_loss in enumerate(read[4:]) if not math.isfinite(own_loss)],
+        suspects=[i for i, own_loss in enumerate(numbers[4:]) if not math.isfinite(own_loss)],
         teacher_agreement=followed / images if state.teacher else None,
         teacher_top1=correct / images if state.teacher else None,
     )
 
 
-def _restore_statistics(model: nn.Module, statistics: list[Tensor]) -> None:
-    for buffer, saved in zip(batch_norm_statistics(model), statistics, strict=True):
+def _restore_statistics(buffers: list[Tensor], statistics: list[Tensor]) -> None:
+    for buffer, saved in zip(buffers, statistics, strict=True):
         buffer.copy_(saved)
 
 

@@ -219,8 +219,13 @@ class Run(Section):
     attention: Literal["auto", "fused", "plain"] = Field(
         default="auto", description="Attention kernel; auto times both for a moment."
     )
-    compile: bool = Field(
-        default=False, description="Let torch.compile fuse the layers: slow to start, then faster."
+    compile: bool | Literal["auto"] = Field(
+        default="auto",
+        description="Let torch.compile fuse each block's layers; auto: on a GPU, in long runs.",
+    )
+    graph: bool | Literal["auto"] = Field(
+        default="auto",
+        description="Replay each step as one CUDA graph; auto: on a GPU, wherever it can be.",
     )
     workers: int | None = Field(
         default=None, ge=0, le=64, description="Loader processes; left out: fits the machine."

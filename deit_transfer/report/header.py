@@ -68,7 +68,7 @@ class HeaderFacts:
     head: str = ""
     precision_reason: str = ""
     attention: str = ""
-    compiled: bool = False
+    steps_note: str = ""
     keeps_memory: bool = False
     compat: str = ""
     world_size: int = 1
@@ -139,13 +139,13 @@ def _training(facts: HeaderFacts, terminal: TerminalStyle) -> list[Fact]:
 def _run(facts: HeaderFacts) -> list[Fact]:
     reason = f" ({facts.precision_reason})" if facts.precision_reason else ""
     attention = f", {facts.attention} attention" if facts.attention else ""
-    compiled = ", compiled" if facts.compiled else ""
     memory = ", freed memory kept" if facts.keeps_memory else ""
     estimate = (
         "" if facts.estimated_seconds is None else f"about {duration(facts.estimated_seconds)}"
     )
     return [
-        ("device", f"{facts.device}, {facts.precision}{reason}{attention}{compiled}{memory}"),
+        ("device", f"{facts.device}, {facts.precision}{reason}{attention}{memory}"),
+        ("steps", facts.steps_note),
         ("seed", str(facts.seed)),
         ("time", estimate),
         ("folder", facts.run_folder),

@@ -22,6 +22,7 @@ PLACE_SETTINGS = {
     "run.save_every_minutes",
     "run.attention",
     "run.compile",
+    "run.graph",
     "run.precision",
     "distill.cache",
 }

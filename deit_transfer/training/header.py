@@ -44,7 +44,7 @@ def header_facts(setup: RunSetup, *, folder: str) -> HeaderFacts:
         precision=precision.name,
         precision_reason=precision.reason,
         attention=setup.attention,
-        compiled=recipe.run.compile,
+        steps_note=_steps_note(setup),
         keeps_memory=setup.keeps_memory,
         world_size=setup.world.size,
         batch_size=schedule.batch_size,
@@ -104,6 +104,16 @@ def describe_augmentation(augment: Augment) -> str:
     if augment.repeats > 1:
         parts.append(f"{augment.repeats} views an image (repeated augmentation)")
     return ", ".join(parts)
+
+
+def _steps_note(setup: RunSetup) -> str:
+    """Return whether the network is compiled and the steps are captured, each with its reason."""
+    named = ((setup.compiling, "compiled"), (setup.capture, "captured as a CUDA graph"))
+    return "; ".join(
+        (f"{name} ({choice.reason})" if choice.reason else name) if choice.on else choice.reason
+        for choice, name in named
+        if choice.on or choice.reason
+    )
 
 
 def _describe_patch_drop(recipe: Recipe) -> str:

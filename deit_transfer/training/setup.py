@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from deit_transfer.data.splits import take_limit
+from deit_transfer.engine.captured_step import capture_cuda_graph
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.glibc_malloc import keep_freed_memory
 from deit_transfer.engine.precision import (
@@ -24,6 +25,12 @@ from deit_transfer.recipe.durations import Durations
 from deit_transfer.recipe.schema import Recipe
 from deit_transfer.training import build
 from deit_transfer.training.data_splits import DataSplits
+from deit_transfer.training.fast_steps import (
+    StepChoice,
+    choose_capture,
+    choose_compiling,
+    why_read_at_once,
+)
 from deit_transfer.training.head_start import HeadStart, start_heads
 from deit_transfer.training.time_budget import (
     FORWARD_SHARE,
@@ -69,6 +76,8 @@ class RunSetup:
     attention: Attention
     keeps_memory: bool
     estimated_s: float
+    compiling: StepChoice
+    capture: StepChoice
     world: World
     head_start: HeadStart | None
     budget: TimeBudget | None
@@ -136,7 +145,8 @@ def set_up_run(
         if frozen is None:
             durations = world.broadcast(budget.fit(durations))
         estimated_s = training_seconds(durations, recipe, resolution=side, speeds=speeds)
-    if recipe.run.compile:
+    compiling = choose_compiling(recipe, device, estimated_s=estimated_s)
+    if compiling.on:
         compile_network(classifier, device=device)
     return RunSetup(
         recipe=recipe,
@@ -150,6 +160,15 @@ def set_up_run(
         attention=attention,
         keeps_memory=keeps_memory,
         estimated_s=estimated_s,
+        compiling=compiling,
+        capture=choose_capture(
+            recipe,
+            classifier,
+            device,
+            precision,
+            total_steps=durations.total_steps,
+            world=world,
+        ),
         world=world,
         head_start=head_start,
         budget=budget if recipe.compat == "none" else None,
@@ -196,6 +215,7 @@ def _attention(recipe: Recipe, precision: Precision) -> Attention:
 def build_train_state(setup: RunSetup, *, teacher: TeacherFunction | None) -> TrainState:
     """Build the optimizer, the EMA and the rest of what updates the network."""
     recipe, classifier, durations = setup.recipe, setup.classifier, setup.durations
+    on_cuda = setup.device.type == "cuda"
     return TrainState(
         model=classifier,
         optimizer=build.optimizer(recipe, classifier),
@@ -212,4 +232,8 @@ def build_train_state(setup: RunSetup, *, teacher: TeacherFunction | None) -> Tr
         clip_grad_norm=recipe.optim.clip_grad_norm,
         forward_size=build.forward_size(recipe, classifier, setup.world),
         world=setup.world,
+        read_late=on_cuda and not why_read_at_once(recipe, classifier, setup.precision),
+        capture=capture_cuda_graph if setup.capture.on else None,
+        teacher_sees_images_only=recipe.distill.cache is None,
+        copy_stream=torch.cuda.Stream(setup.device) if on_cuda else None,
     )

@@ -155,6 +155,7 @@ def _train(
         nonfinite_seen=counters.nonfinite_seen,
         on_nonfinite=trainer.record_nonfinite,
         restore=trainer.restore,
+        pauses_after=trainer.pauses_after,
     ):
         trainer.after_step(report, replaced=batches.replaced, notes=batches.notes)
 

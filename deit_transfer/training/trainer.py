@@ -49,6 +49,8 @@ class Trainer:
     _counted_at: float = field(default_factory=time.monotonic)
     _num_replaced: int = 0
     _num_notes: int = 0
+    _begun: int = 0  # steps that have begun, where they are read late
+    _decided: dict[int, tuple[bool, bool]] = field(default_factory=dict)
     _scoring: dict[int, EvalBatches] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,17 +138,36 @@ class Trainer:
         for note in notes[self._num_notes :]:
             self._say(note)
         self._num_notes = len(notes)
-        stopping = self.stop.requested(self.setup.world)
+        while self.state.notes:
+            self._say(self.state.notes.pop(0))
+        stopping, saving = (
+            self._decided.pop(report.step) if report.step in self._decided else self._stop_or_save()
+        )
         if self._at_epoch_end():
             began = time.monotonic()
             # before the scoring, and not again after it: a resumed run scores the epoch anew
             self._save()
             self._end_epoch()
             self._measured_epoch_end(time.monotonic() - began)
-        elif stopping or self._save_is_due():
+        elif saving:
             self._save()
         if stopping:
             self.stop.check(self.setup.world)
+
+    def pauses_after(self, step: int) -> bool:
+        """Decide, while a step runs, whether its weights are saved or scored.
+
+        What is decided here holds in `after_step`, as the next step may have begun by then.
+        """
+        self._begun = step + 1
+        self._decided[step] = self._stop_or_save()
+        # under a time budget each step decides how many are left, and the next one's rate
+        by_clock = self.setup.budget is not None
+        return by_clock or self._is_epoch_end(step + 1) or any(self._decided[step])
+
+    def _stop_or_save(self) -> tuple[bool, bool]:
+        stopping = self.stop.requested(self.setup.world)
+        return stopping, stopping or self._save_is_due()
 
     def _follow_clock(self, report: StepReport) -> None:
         """Under a time budget, count the steps that still fit, and move on along the schedule."""
@@ -237,7 +258,10 @@ class Trainer:
         Several processes stop together, after a step: see `after_step`.
         """
         if self.setup.world.size == 1 and self.stop.requested():
-            if not self._at_epoch_end():  # else it is saved, with what the epoch counted
+            if self._begun > self.counters.steps_done:
+                # the loop reports this step before it passes the stop on, and then it is saved
+                self._decided[self._begun - 1] = (True, True)
+            elif not self._at_epoch_end():  # else it is saved, with what the epoch counted
                 self._save()
             self.stop.check()
 
@@ -258,7 +282,9 @@ class Trainer:
         return load_checkpoint(self.folder.checkpoints, tag="best").model, self.counters.best
 
     def _at_epoch_end(self) -> bool:
-        done = self.counters.steps_done
+        return self._is_epoch_end(self.counters.steps_done)
+
+    def _is_epoch_end(self, done: int) -> bool:
         at_edge = done % self.durations.steps_per_epoch == 0 or done == self.durations.total_steps
         return done > 0 and at_edge
 
