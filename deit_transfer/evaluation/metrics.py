@@ -28,6 +28,7 @@ from deit_transfer.analysis.class_groups import (
 )
 from deit_transfer.analysis.per_class import (
     Confusion,
+    average_scores,
     class_scores,
     confusion,
     worst_mistakes,
@@ -181,11 +182,13 @@ def super_category_facts(
 
 
 def per_class_facts(scored: SplitPredictions, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return scikit-learn's report on every class, and the classes confused most often."""
+    """Return the metrics of every class, their averages, and the classes confused most often."""
     decisions, labels = scored.decisions(), scored.labels()
     mistakes = worst_mistakes(confusion(decisions, labels, class_names))
+    rows = class_scores(decisions, labels, class_names, scored.stored.probabilities())
     return {
-        "per_class": [row._asdict() for row in class_scores(decisions, labels, class_names)],
+        "per_class": [row._asdict() for row in rows],
+        "averages": average_scores(decisions, labels)._asdict(),
         "confused": [row._asdict() for row in mistakes],
     }
 

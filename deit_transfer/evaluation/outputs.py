@@ -92,7 +92,7 @@ def write_evaluation(
         paths["confusion.csv"],
         csv_text(
             [
-                ["true \\ given", *matrix.class_names],
+                ["true \\ predicted", *matrix.class_names],
                 *(
                     [name, *row]
                     for name, row in zip(matrix.class_names, matrix.counts.tolist(), strict=True)
@@ -107,8 +107,9 @@ def write_evaluation(
         title=f"{title}: {int(matrix.counts.sum()):,} {result['split']} images",
     )
     rows = per_class_facts(scored, class_names)["per_class"]
+    flat = [_ends_apart(row) for row in rows]
     write_text_atomic(
-        paths["per-class.csv"], csv_text([list(rows[0]), *(list(row.values()) for row in rows)])
+        paths["per-class.csv"], csv_text([list(flat[0]), *(list(row.values()) for row in flat)])
     )
     if scored.readable().any():
         reliability_png(
@@ -125,6 +126,18 @@ def write_evaluation(
         paths[EVALUATION_FILE], json.dumps({**result, "files": files}, indent=2) + "\n"
     )
     return files
+
+
+def _ends_apart(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose intervals are two columns each."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key.endswith("_ci95"):
+            low, high = value or (None, None)
+            flat |= {key.replace("_ci95", "_low"): low, key.replace("_ci95", "_high"): high}
+        else:
+            flat[key] = value
+    return flat
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:

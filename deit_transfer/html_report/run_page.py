@@ -89,7 +89,12 @@ def run_page(
     answers = read_page_predictions(folder)
     recipe = load_recipe(str(folder.path / RECIPE_FILE))
     found = per_class.class_scores(answers.decisions, answers.labels, answers.class_names)
-    classes = [ClassRow(*score) for score in found]
+    classes = [
+        ClassRow(
+            name=one.name, images=one.images, precision=one.precision, recall=one.recall, f1=one.f1
+        )
+        for one in found
+    ]
     confusion = per_class.confusion(answers.decisions, answers.labels, answers.class_names)
     mistakes = per_class.worst_mistakes(confusion, most=MOST_CONFUSED)
     confused = [ConfusedRow(*mistake) for mistake in mistakes]

@@ -117,6 +117,7 @@ def _tables(result: Result) -> list[RenderableType]:
         screens.append(_resolutions_table(result["resolutions"], split=result["split"]))
     if result.get("per_class"):
         screens.append(_per_class_table(result["per_class"]))
+        screens.append(_averages_line(result["averages"]))
         screens.append(_mistakes_table(result["confused"]))
         if groups := result.get("super_categories"):
             screens.append(_groups_table(groups["groups"]))
@@ -182,16 +183,33 @@ def _tail_table(tail: Mapping[str, Mapping[str, Any]]) -> Screen:
 def _per_class_table(rows: Sequence[Mapping[str, Any]]) -> Screen:
     def build(terminal: TerminalStyle) -> RenderableType:
         worst = sorted(rows, key=lambda row: (row["recall"], row["name"]))[:MOST_CLASSES]
-        columns = ("images", "precision", "recall", "F1")
+        columns = ("images", "precision", "recall", "95%", "F1", "AUC")
         table = _number_table(terminal, "Classes, the worst first", "class", columns)
         for row in worst:
-            scores = [percent(row[key]) for key in ("precision", "recall", "f1")]
-            table.add_row(terminal.text(row["name"]), grouped(row["images"]), *scores)
+            low, high = row["recall_ci95"]
+            table.add_row(
+                terminal.text(row["name"]),
+                grouped(row["images"]),
+                percent(row["precision"]),
+                percent(row["recall"]),
+                f"{percent(low)}-{percent(high)}",
+                *(percent(row[key]) for key in ("f1", "auc")),
+            )
         left_out = len(rows) - len(worst)
         more = f"{left_out} better ones are not shown; --out FOLDER writes all of them"
         return Group(table, *([terminal.text(more)] if left_out else []))
 
     return Screen(build)
+
+
+def _averages_line(averages: Mapping[str, Any]) -> Screen:
+    macro, weighted = (averages[name][2] for name in ("macro", "weighted"))
+    line = (
+        f"F1 {percent(macro)} (macro), {percent(weighted)} (weighted); balanced accuracy "
+        f"{percent(averages['balanced_accuracy'])}; Cohen's kappa {averages['kappa']:.3f}; MCC "
+        f"{averages['mcc']:.3f}"
+    )
+    return Screen(lambda terminal: terminal.text(line))
 
 
 def _mistakes_table(rows: Sequence[Mapping[str, Any]]) -> Screen:

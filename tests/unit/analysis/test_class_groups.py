@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    average_precision_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+)
 
 from deit_transfer.analysis.class_groups import (
     group_top1,
@@ -11,7 +19,13 @@ from deit_transfer.analysis.class_groups import (
     shot_of,
     super_categories,
 )
-from deit_transfer.analysis.per_class import class_scores, confusion, worst_mistakes
+from deit_transfer.analysis.per_class import (
+    average_scores,
+    class_scores,
+    confusion,
+    worst_mistakes,
+)
+from deit_transfer.analysis.statistics import wilson_interval
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
 INSECTS_AND_BEASTS = ("insect", "insect", "beast", "beast", "beast", "beast")
@@ -84,6 +98,46 @@ def test_the_report_on_classes_is_scikit_learns() -> None:
     found = np.array([[row.precision, row.recall, row.f1, row.images] for row in rows]).T
     assert found[:3] == pytest.approx(100 * np.array(expected[:3]))
     assert found[3].tolist() == expected[3].tolist()
+
+
+def test_ranking_and_specificity_are_scikit_learns() -> None:
+    decisions, labels = decided()
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(len(NAMES)), size=len(labels))
+    probabilities[np.arange(len(labels)), labels] += 0.1
+    for number, row in enumerate(class_scores(decisions, labels, NAMES, probabilities)):
+        of_class, given = labels == number, decisions == number
+        assert row.specificity == pytest.approx(100 * recall_score(~of_class, ~given), abs=1e-9)
+        ranked = probabilities[:, number]
+        assert row.auc == pytest.approx(100 * roc_auc_score(of_class, ranked), abs=1e-9)
+        average_precision = average_precision_score(of_class, ranked)
+        assert row.average_precision == pytest.approx(100 * average_precision, abs=1e-9)
+        low, high = row.recall_ci95
+        assert low < row.recall < high or row.recall in (0, 100)
+        interval = wilson_interval(int((of_class & given).sum()), row.images)
+        assert row.recall_ci95 == (interval.low, interval.high)
+
+
+def test_averages_are_scikit_learns() -> None:
+    decisions, labels = decided()
+    found = average_scores(decisions, labels)
+    for average in ("macro", "weighted", "micro"):
+        expected = precision_recall_fscore_support(
+            labels, decisions, labels=np.unique(labels), average=average, zero_division=0
+        )
+        assert getattr(found, average) == pytest.approx([100 * x for x in expected[:3]], abs=1e-9)
+    assert found.balanced_accuracy == pytest.approx(found.macro[1])
+    assert found.kappa == pytest.approx(cohen_kappa_score(labels, decisions), abs=1e-9)
+    assert found.mcc == pytest.approx(matthews_corrcoef(labels, decisions), abs=1e-9)
+
+
+def test_what_cannot_be_said_of_one_class_alone_is_none() -> None:
+    (row,) = class_scores([0, 0], [0, 0], ["cat"], np.ones((2, 1)))
+    assert (row.specificity, row.auc, row.average_precision) == (None, None, None)
+    assert row.specificity_ci95 is None
+    assert average_scores([0, 0], [0, 0]).kappa == 1
+    never = class_scores([0, 0], [0, 1], ["cat", "dog"])[1]
+    assert (never.precision, never.precision_ci95, never.auc) == (0, None, None)
 
 
 def test_a_class_called_accuracy_is_a_class() -> None:
