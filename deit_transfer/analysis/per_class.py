@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from deit_transfer.analysis.statistics import wilson_interval
 
 
+Labels = NDArray[np.int64]
+
+
 class ClassScore(NamedTuple):
     """The metrics of one class against all others, in percent; `images` is its support.
 
@@ -81,6 +84,7 @@ def class_scores(
         of_class, given = right == number, answers == number
         hits, others = int((of_class & given).sum()), int((~of_class).sum())
         refused = int((~of_class & ~given).sum())
+        found = wilson_interval(hits, int(support[place]))
         ranked = None if probabilities is None else np.nan_to_num(probabilities[:, number])
         auc, average_precision = _ranking(of_class, ranked)
         rows.append(
@@ -94,7 +98,7 @@ def class_scores(
                 auc=auc,
                 average_precision=average_precision,
                 precision_ci95=_share(hits, int(given.sum())),
-                recall_ci95=_share(hits, int(support[place])) or (0.0, 100.0),
+                recall_ci95=(found.low, found.high),
                 specificity_ci95=_share(refused, others),
             )
         )
@@ -105,8 +109,9 @@ class AverageScores(NamedTuple):
     """Means over the classes that have images, and agreement beyond chance.
 
     Percent, but for Cohen's `kappa` and Matthews' correlation `mcc`, which are in -1..1. `macro`
-    means over classes, `weighted` by their images, `micro` over all decisions; each precision,
-    recall and F1. `balanced_accuracy` is the macro recall.
+    means over the classes that have images, `weighted` by how many; `micro` over all decisions,
+    those for other classes and on unreadable images among them, where all three are the accuracy.
+    Each has precision, recall and F1. `balanced_accuracy` is the macro recall.
     """
 
     macro: tuple[float, float, float]
@@ -132,18 +137,18 @@ def average_scores(decisions: ArrayLike, labels: ArrayLike) -> AverageScores:
 
     answers, right = np.asarray(decisions, np.int64), np.asarray(labels, np.int64)
 
-    def mean(average: str) -> tuple[float, float, float]:
+    def mean(average: str, labels: Labels | None) -> tuple[float, float, float]:
         precision, recall, f1, _ = precision_recall_fscore_support(
-            right, answers, labels=np.unique(right), average=average, zero_division=0
+            right, answers, labels=labels, average=average, zero_division=0
         )
         return 100 * float(precision), 100 * float(recall), 100 * float(f1)
 
-    macro = mean("macro")
+    macro = mean("macro", np.unique(right))
     alone = len(np.union1d(answers, right)) < 2  # one class only, and always right
     return AverageScores(
         macro=macro,
-        weighted=mean("weighted"),
-        micro=mean("micro"),
+        weighted=mean("weighted", np.unique(right)),
+        micro=mean("micro", None),
         balanced_accuracy=macro[1],
         kappa=1.0 if alone else float(cohen_kappa_score(right, answers)),
         mcc=1.0 if alone else float(matthews_corrcoef(right, answers)),
