@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from deit_transfer.analysis.statistics import wilson_interval
 
-
 Labels = NDArray[np.int64]
 
 
