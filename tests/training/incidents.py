@@ -28,8 +28,8 @@ class NotANumber:
 
         make, calls = build.objective, 0
 
-        def objective(recipe: Any) -> Any:
-            judge = make(recipe)
+        def objective(*given: Any) -> Any:
+            judge = make(*given)
 
             def loss(*values: Any) -> Any:
                 nonlocal calls
