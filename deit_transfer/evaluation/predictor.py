@@ -19,11 +19,16 @@ from deit_transfer.data.pipeline.transforms import (
 )
 from deit_transfer.engine.distributed import World
 from deit_transfer.engine.inference import Predictions
-from deit_transfer.engine.precision import Precision, resolve_device, resolve_precision
+from deit_transfer.engine.precision import (
+    Precision,
+    choose_attention,
+    resolve_device,
+    resolve_precision,
+)
 from deit_transfer.engine.signals import StopSignals
 from deit_transfer.errors import CheckpointError, DataError, UsageError
 from deit_transfer.evaluation.load_model import LoadedModel, is_run_path, open_model
-from deit_transfer.models.classifier import Classifier
+from deit_transfer.models.classifier import Classifier, set_attention
 from deit_transfer.models.pretrained import IMAGENET_CLASSES
 from deit_transfer.models.test_time_augmentation import AveragedViews, Views, at_resolution
 from deit_transfer.recipe.loader import check_values, load_recipe
@@ -89,13 +94,16 @@ def open_predictor(text: str, *, overrides: Mapping[str, Any] | None = None) -> 
     if subject.recipe is None:
         recipe = _seeing_as(recipe, subject)
     names, notes = _class_names(subject)
+    precision, asked = resolve_precision(recipe.run.precision, device), recipe.run.attention
+    # as in training: the kernels round differently
+    set_attention(subject.classifier, choose_attention(precision) if asked == "auto" else asked)
     return Predictor(
         text=text,
         subject=subject,
         class_names=names,
         recipe=recipe,
         device=device,
-        precision=resolve_precision(recipe.run.precision, device),
+        precision=precision,
         notes=(*subject.notes, *notes),
     )
 

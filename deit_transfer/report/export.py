@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from deit_transfer.report.terminal_style import Screen, TerminalStyle, facts_table
+from deit_transfer.report.terminal_style import Screen, TerminalStyle, facts_table, new_table
 
 Facts = Mapping[str, Any]
 
@@ -62,11 +62,16 @@ def clean_screen(facts: Facts) -> Screen:
     def build(terminal: TerminalStyle) -> RenderableType:
         would = "would go" if facts["dry_run"] else "removed"
         rows = [(row["run"], f"{would}: {_mb(row['bytes'])}") for row in facts["removed"]]
-        kept = [
+        rows += [
             (row["run"], f"kept: {_mb(row['bytes'])}, {row['reason']}") for row in facts["kept"]
         ]
-        total = [("in all", f"{would}: {_mb(facts['bytes'])}")]
-        return facts_table(terminal, "Checkpoints of finished runs", [rows, kept, total])
+        rows.append(("in all", f"{would}: {_mb(facts['bytes'])}"))
+        table = new_table(terminal, "Checkpoints of finished runs")
+        table.add_column("run", overflow="fold")
+        table.add_column("checkpoints", overflow="fold")
+        for row in rows:  # names of runs may look like markup
+            table.add_row(*(terminal.text(cell) for cell in row))
+        return table
 
     return Screen(build)
 

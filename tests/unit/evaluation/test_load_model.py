@@ -86,7 +86,8 @@ class TestFolders:
         own = network()
         view = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 32, 32]}
         write_folder(tmp_path / "w", own, label_names=list(NAMES), pretrained_cfg=view)
-        predictor = open_predictor(f"{prefix}{tmp_path / 'w'}")
+        fused = {"run.attention": "fused"}  # as `own` has it
+        predictor = open_predictor(f"{prefix}{tmp_path / 'w'}", overrides=fused)
         assert (predictor.class_names, predictor.is_run) == (NAMES, False)
         assert predictor.subject.classifier.mean == (0.1, 0.2, 0.3)
         assert_same_logits(predictor.subject.classifier, own)
